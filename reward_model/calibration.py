@@ -1,0 +1,189 @@
+"""From score differences to probabilities: one temperature, fitted on held-out pairs.
+
+Under Bradley-Terry the margin of two rewards is a log-odds, but a trained model is usually over- or
+under-confident; dividing by a temperature T repairs that without changing any ranking (Guo et al. 2017,
+arXiv 1706.04599). Pure Python: knows neither models nor files.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, pstdev, quantiles
+
+TEMPERATURE_BOUNDS = (0.05, 20.0)
+#: Fewer pairs than this say too little about T to call the result calibrated.
+MIN_PAIRS = 100
+#: Standard deviation of the prior on log T: weak, worth about one pair, it only matters when the data say nothing.
+PRIOR_STD = 1.0
+FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How margins become probabilities.
+
+    Attributes:
+        temperature: T; P(a beats b) = sigmoid((score_a - score_b) / T).
+        calibrated: false when T should not be trusted, for the `reason` given.
+        pairs: how many held-out pairs T was fitted on.
+        metrics: ece, brier and nll, each `_before` (T = 1) and `_after` (cross-fitted).
+    """
+
+    temperature: float = 1.0
+    calibrated: bool = False
+    reason: str | None = "not fitted"
+    pairs: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def probability(self, margin: float) -> float:
+        """P(the first beats the second) for `margin` = first score - second score."""
+        return sigmoid(margin / self.temperature)
+
+
+UNCALIBRATED = Calibration()
+
+
+@dataclass(frozen=True, slots=True)
+class RewardStatistics:
+    """The distribution of held-out rewards that scores are normalised with and drift is measured against.
+
+    Attributes:
+        mean, std: of all chosen and rejected rewards together.
+        deciles: the nine inner edges of ten equally populated bins.
+        n: how many rewards.
+    """
+
+    mean: float
+    std: float
+    deciles: tuple[float, ...]
+    n: int
+
+
+def reward_statistics(rewards: Sequence[float]) -> RewardStatistics:
+    """Summarises `rewards` (two or more finite floats)."""
+    return RewardStatistics(fmean(rewards), pstdev(rewards), tuple(quantiles(rewards, n=10)), len(rewards))
+
+
+def sigmoid(x: float) -> float:
+    """Logistic function that neither overflows nor loses small probabilities."""
+    if x >= 0:
+        return 1.0 / (1.0 + math.exp(-x))
+    z = math.exp(x)
+    return z / (1.0 + z)
+
+
+def shares(scores: Sequence[float], temperature: float) -> list[float]:
+    """softmax(scores / T), in input order; sums to 1."""
+    top = max(scores)
+    weights = [math.exp((score - top) / temperature) for score in scores]
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]
+
+
+def fit(margins: Sequence[float], groups: Sequence[Hashable] | None = None) -> Calibration:
+    """Fits T on held-out margins.
+
+    Args:
+        margins: chosen minus rejected score per pair, finite.
+        groups: one key per pair (its prompt); pairs of one group stay in one fold. Default: each pair its own.
+
+    Returns:
+        The maximum a posteriori T under a log-normal prior at 1, within TEMPERATURE_BOUNDS, with its quality measured
+        out of fold. `calibrated` is false at a bound or below MIN_PAIRS pairs.
+    """
+    if not margins:
+        return Calibration(reason="no held-out pairs to fit on")
+    temperature = _fit_temperature(margins)
+    reason = _doubt(temperature, len(margins))
+    keys = groups if groups is not None else range(len(margins))
+    return Calibration(temperature, reason is None, reason, len(margins), _quality(margins, keys))
+
+
+def _doubt(temperature: float, pairs: int) -> str | None:
+    if pairs < MIN_PAIRS:
+        return f"fitted on {pairs} pairs, fewer than {MIN_PAIRS}"
+    low, high = TEMPERATURE_BOUNDS
+    if temperature <= low * 1.001 or temperature >= high * 0.999:
+        return f"the fitted temperature {temperature:.3g} lies at the bound of [{low}, {high}]"
+    return None
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _fit_temperature(margins: Sequence[float]) -> float:
+    """Minimises NLL + (log T)^2 / (2 PRIOR_STD^2) over log T."""
+
+    def objective(log_t: float) -> float:
+        scale = math.exp(-log_t)
+        prior = log_t**2 / (2 * PRIOR_STD**2)
+        return math.fsum(_softplus(-margin * scale) for margin in margins) + prior
+
+    low, high = (math.log(bound) for bound in TEMPERATURE_BOUNDS)
+    # The NLL need not be convex in log T: a coarse grid finds the valley, golden section its floor.
+    steps = 40
+    grid = [low + (high - low) * i / steps for i in range(steps + 1)]
+    best = min(range(steps + 1), key=lambda i: objective(grid[i]))
+    return math.exp(_golden_section(objective, grid[max(best - 1, 0)], grid[min(best + 1, steps)]))
+
+
+def _golden_section(objective: Callable[[float], float], low: float, high: float) -> float:
+    ratio = (math.sqrt(5) - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    fa, fb = objective(a), objective(b)
+    while high - low > 1e-6:
+        if fa < fb:
+            high, b, fb = b, a, fa
+            a = high - ratio * (high - low)
+            fa = objective(a)
+        else:
+            low, a, fa = a, b, fb
+            b = low + ratio * (high - low)
+            fb = objective(b)
+    return (low + high) / 2
+
+
+def _quality(margins: Sequence[float], groups: Sequence[Hashable]) -> dict[str, float]:
+    """ECE, Brier and NLL at T = 1 and cross-fitted: each fold is judged by the T of the other folds."""
+    fold_of = {group: i % FOLDS for i, group in enumerate(dict.fromkeys(groups))}
+    folds = [fold_of[group] for group in groups]
+    scaled = [0.0] * len(margins)
+    for fold in set(folds):
+        rest = [margin for margin, f in zip(margins, folds, strict=True) if f != fold]
+        temperature = _fit_temperature(rest) if rest else 1.0
+        for i, f in enumerate(folds):
+            if f == fold:
+                scaled[i] = margins[i] / temperature
+    before, after = _margin_quality(margins), _margin_quality(scaled)
+    return {f"{k}_before": v for k, v in before.items()} | {f"{k}_after": v for k, v in after.items()}
+
+
+def _margin_quality(margins: Sequence[float]) -> dict[str, float]:
+    wins = [sigmoid(margin) for margin in margins]
+    # Which response of a pair comes first is arbitrary, so confidence is that of the predicted winner.
+    confidences = [max(p, 1 - p) for p in wins]
+    outcomes = [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
+    return {
+        "ece": expected_calibration_error(confidences, outcomes),
+        "brier": fmean((1 - p) ** 2 for p in wins),
+        "nll": fmean(_softplus(-margin) for margin in margins),
+    }
+
+
+def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> float:
+    """Mean absolute gap between predicted and observed frequency over `bins` equal-mass bins.
+
+    Equal mass rather than equal width, so that no bin is nearly empty (Nixon et al. 2019, arXiv 1904.01685).
+
+    Args:
+        probabilities: predictions in [0, 1].
+        outcomes: 1 where the prediction came true, 0 where not, 0.5 for a tie.
+    """
+    order = sorted(range(len(probabilities)), key=probabilities.__getitem__)
+    n = len(order)
+    gap = 0.0
+    for b in range(bins):
+        members = order[b * n // bins : (b + 1) * n // bins]
+        gap += abs(math.fsum(probabilities[i] - outcomes[i] for i in members))
+    return gap / n if n else 0.0

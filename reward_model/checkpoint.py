@@ -1,0 +1,263 @@
+"""A checkpoint directory: written whole or not at all, and loaded only if it gives the score it was trained to give.
+
+`load` also adopts a foreign Hugging Face reward model, with transformers' semantics; what it cannot vouch for it
+refuses. Knows nothing of how the model was trained or is served.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from reward_model.atomic import replaced_directory
+from reward_model.backbone import usable_positions
+from reward_model.calibration import UNCALIBRATED, Calibration, RewardStatistics
+from reward_model.errors import CheckpointRefused
+from reward_model.golden import MAX_GOLDEN_TOKENS, GoldenVector, golden_renderings, replay
+from reward_model.manifest import (
+    KIND,
+    Manifest,
+    fingerprint,
+    hash_file,
+    read_manifest,
+    verify_files,
+    write_manifest,
+)
+from reward_model.model import RewardModel
+from reward_model.pooling import pooling_of
+from reward_model.precision import DtypeName, choose_precision
+from reward_model.pretrained import load_network, load_tokenizer, vocabulary_of
+from reward_model.reference import ReferenceModel
+from reward_model.rendering import Renderer, Rendering
+from reward_model.scores import Scalarisation
+from reward_model.source import check_safe, locate, score_files
+
+#: A golden score may differ by this much in fp32, in units of max(1, reward std); see the design.
+FLOAT32_TOLERANCE = 1e-4
+#: ... and by this much in bf16, in units of the reward std.
+BFLOAT16_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that has been loaded and verified.
+
+    Attributes:
+        name: the directory's name, or the hub's.
+        manifest: None for a foreign checkpoint, which has no record of how it was trained.
+        fingerprint: identity of the score function.
+        golden_max_error: largest absolute error of the golden replay; for a foreign checkpoint, of the comparison
+            with transformers made at load.
+    """
+
+    name: str
+    model: RewardModel
+    renderer: Renderer
+    manifest: Manifest | None
+    fingerprint: str
+    golden_max_error: float
+
+    @property
+    def calibration(self) -> Calibration:
+        """The fitted calibration, or the identity."""
+        return self.manifest.calibration if self.manifest else UNCALIBRATED
+
+    @property
+    def reward(self) -> RewardStatistics | None:
+        """Distribution of held-out rewards, where it is known."""
+        return self.manifest.reward if self.manifest else None
+
+
+def load(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: DtypeName = "auto",
+    max_length: int | None = None,
+    chat_template: Path | None = None,
+    score_label: str | None = None,
+    deterministic: bool = False,
+) -> Checkpoint:
+    """Loads and verifies a checkpoint.
+
+    Args:
+        name: a directory, or a hub name (with `revision`).
+        device, dtype: see `reward_model.precision`.
+        max_length: read fewer tokens than the checkpoint's own limit.
+        chat_template: a Jinja file, for a foreign checkpoint without a template.
+        score_label: which label of a foreign head with several is the reward.
+        deterministic: see `RewardModel`.
+
+    Raises:
+        CheckpointRefused: it would not give the trained score; the message says why.
+    """
+    precision = choose_precision(device, dtype)
+    directory = locate(str(name), revision)
+    check_safe(directory)
+    manifest = read_manifest(directory)
+    if manifest is not None:
+        verify_files(manifest, directory)
+    tokenizer = load_tokenizer(directory)
+    network = load_network(directory)
+    scalarisation = _scalarisation(network, manifest, score_label)
+    _adopt_template(tokenizer, manifest, chat_template)
+    limit = _max_length(network, tokenizer, manifest, max_length)
+    rendering = manifest.rendering if manifest else _foreign_rendering(network, tokenizer)
+    takes_segments = rendering == "pair" and getattr(network.config, "type_vocab_size", 0) > 1
+    renderer_for = partial(
+        Renderer,
+        tokenizer,
+        rendering=rendering,
+        vocab_size=vocabulary_of(network),
+        takes_segments=takes_segments,
+    )
+    if manifest is None:
+        # Nothing was recorded, so transformers speaks first, in the stored dtype, before the model is converted.
+        golden_limit = min(limit, MAX_GOLDEN_TOKENS)
+        reference = ReferenceModel(nn.Module.to(network, precision.device), scalarisation)
+        expected = _golden(renderer_for(max_length=golden_limit), reference)
+    else:
+        golden_limit, expected = manifest.golden_max_length, manifest.golden
+    tolerance = _tolerance({network.dtype, precision.dtype}, _spread(manifest, expected))
+    model = RewardModel(network, precision, scalarisation=scalarisation, deterministic=deterministic).eval()
+    if manifest is not None and model.pooling != manifest.pooling:
+        msg = f"trained with {manifest.pooling!r} pooling, but transformers would now pool {model.pooling!r}"
+        raise CheckpointRefused(msg)
+    error = replay(expected, renderer_for(max_length=golden_limit), model, tolerance)
+    hashes = manifest.sha256 if manifest else _hashes(directory)
+    return Checkpoint(
+        name=Path(name).name if directory == Path(name) else str(name),
+        model=model,
+        renderer=renderer_for(max_length=limit),
+        manifest=manifest,
+        fingerprint=fingerprint(hashes, KIND, rendering, model.pooling, limit),
+        golden_max_error=error,
+    )
+
+
+def save(
+    model: RewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    *,
+    max_length: int,
+    calibration: Calibration = UNCALIBRATED,
+    reward: RewardStatistics | None = None,
+    training: dict[str, Any] | None = None,
+) -> Manifest:
+    """Writes a checkpoint that `load` and transformers' `AutoModelForSequenceClassification` both read.
+
+    The directory appears, or replaces the previous one, in one step. The golden scores come from the files just
+    written, by the reference, so that they vouch for what is on disk.
+
+    Raises:
+        CheckpointRefused: what was written cannot be served (no template, pickled parts, too short a max_length).
+    """
+    with replaced_directory(directory) as staging:
+        model.model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        check_safe(staging)
+        network, written = load_network(staging, dtype=torch.float32), load_tokenizer(staging)
+        golden_limit = min(max_length, MAX_GOLDEN_TOKENS)
+        vocabulary = vocabulary_of(network)
+        renderer = Renderer(written, rendering="chat_template", max_length=golden_limit, vocab_size=vocabulary)
+        manifest = Manifest(
+            rendering="chat_template",
+            pooling=pooling_of(network.config, has_score_head=hasattr(network, "score")),
+            max_length=max_length,
+            template_sha256=renderer.template.sha256 if renderer.template else None,
+            sha256=_hashes(staging),
+            attributes=model.scalarisation.names,
+            scalarisation=model.scalarisation.weights,
+            golden_max_length=golden_limit,
+            golden=_golden(renderer, ReferenceModel(network, model.scalarisation)),
+            calibration=calibration,
+            reward=reward,
+            training=training or {},
+        )
+        write_manifest(manifest, staging)
+    return manifest
+
+
+def _scalarisation(network: PreTrainedModel, manifest: Manifest | None, score_label: str | None) -> Scalarisation:
+    labels = [str(label) for _, label in sorted((network.config.id2label or {}).items())]
+    if manifest is not None:
+        if score_label is not None:
+            msg = "RM_SCORE_LABEL is for foreign checkpoints: this one states its own scalarisation"
+            raise CheckpointRefused(msg)
+        if len(manifest.attributes) != len(labels) or len(manifest.scalarisation) != len(labels):
+            msg = f"the head has {len(labels)} labels, the manifest weighs {len(manifest.scalarisation)}"
+            raise CheckpointRefused(msg)
+        return Scalarisation(manifest.attributes, manifest.scalarisation)
+    if score_label is None and len(labels) == 1:
+        return Scalarisation()
+    if score_label not in labels:
+        wanted = "no scalarisation is stated" if score_label is None else f"there is no label {score_label!r}"
+        msg = f"the head has the labels {', '.join(labels)} and {wanted}: name the reward with RM_SCORE_LABEL"
+        raise CheckpointRefused(msg)
+    return Scalarisation(tuple(labels), tuple(float(label == score_label) for label in labels))
+
+
+def _adopt_template(tokenizer: PreTrainedTokenizerBase, manifest: Manifest | None, chat_template: Path | None) -> None:
+    if chat_template is None:
+        return
+    if manifest is not None or tokenizer.chat_template is not None:
+        msg = "the checkpoint has a chat template of its own: RM_CHAT_TEMPLATE would change the trained score"
+        raise CheckpointRefused(msg)
+    try:
+        tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"the chat template file cannot be read: {error}"
+        raise CheckpointRefused(msg) from error
+
+
+def _max_length(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, manifest: Manifest | None, asked: int | None
+) -> int:
+    usable = usable_positions(network)
+    own = manifest.max_length if manifest else min(usable, tokenizer.model_max_length)
+    limit = own if asked is None else asked
+    if not 0 < limit <= min(own, usable):
+        msg = f"max_length {limit} is not within 1 and {min(own, usable)}, the tokens this checkpoint can read"
+        raise CheckpointRefused(msg)
+    return int(limit)
+
+
+def _foreign_rendering(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Rendering:
+    if tokenizer.chat_template is not None:
+        return "chat_template"
+    return "text" if hasattr(network, "score") else "pair"
+
+
+def _golden(renderer: Renderer, reference: ReferenceModel) -> tuple[GoldenVector, ...]:
+    return tuple(
+        GoldenVector(conversation, tuple(rendered.token_ids), reference.score(rendered))
+        for conversation, rendered in golden_renderings(renderer)
+    )
+
+
+def _spread(manifest: Manifest | None, expected: Sequence[GoldenVector]) -> float:
+    """The reward std; where it is unknown, how far the golden scores lie apart or from zero."""
+    if manifest is not None and manifest.reward is not None:
+        return manifest.reward.std
+    scores = [vector.score for vector in expected]
+    return max(pstdev(scores), fmean(map(abs, scores)))
+
+
+def _tolerance(dtypes: set[torch.dtype], spread: float) -> float:
+    exact = dtypes == {torch.float32}
+    return FLOAT32_TOLERANCE * max(1.0, spread) if exact else BFLOAT16_TOLERANCE * spread
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    return {path.name: hash_file(path) for path in score_files(directory)}

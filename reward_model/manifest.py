@@ -1,0 +1,154 @@
+"""`reward_model.json`: what a checkpoint says about itself.
+
+Reading is strict: a version, kind or field that is not understood is refused, never guessed. Knows JSON and hashes,
+not models.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from reward_model.calibration import UNCALIBRATED, Calibration, RewardStatistics
+from reward_model.errors import CheckpointRefused
+from reward_model.golden import GoldenVector
+from reward_model.pooling import Pooling
+from reward_model.records import Conversation, Message
+from reward_model.rendering import Rendering
+
+MANIFEST_FILE = "reward_model.json"
+FORMAT_VERSION = 1
+KIND = "sequence-classification"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The contents of `reward_model.json`.
+
+    Attributes:
+        rendering, pooling, max_length, template_sha256: how a conversation becomes a score.
+        sha256: hash of each file that the score depends on, by file name.
+        attributes, scalarisation: names and weights of the head's labels.
+        golden: see `reward_model.golden`; `golden_max_length` is the limit they were rendered with.
+        calibration, reward: fitted on held-out pairs.
+        training: record of the run, for people.
+    """
+
+    rendering: Rendering
+    pooling: Pooling
+    max_length: int
+    template_sha256: str | None
+    sha256: dict[str, str]
+    attributes: tuple[str, ...]
+    scalarisation: tuple[float, ...]
+    golden_max_length: int
+    golden: tuple[GoldenVector, ...]
+    calibration: Calibration = UNCALIBRATED
+    reward: RewardStatistics | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    kind: str = KIND
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the score function, unchanged by calibration, results or reports."""
+        return fingerprint(self.sha256, self.kind, self.rendering, self.pooling, self.max_length)
+
+
+def fingerprint(hashes: dict[str, str], kind: str, rendering: str, pooling: str, max_length: int) -> str:
+    """`sha256:` over the files' hashes and everything else that decides a score."""
+    identity = [sorted(hashes.items()), kind, rendering, pooling, max_length]
+    return "sha256:" + hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    """Writes `reward_model.json` into `directory`."""
+    document = {
+        "format_version": manifest.format_version,
+        "kind": manifest.kind,
+        "fingerprint": manifest.fingerprint,
+    }
+    document |= {key: value for key, value in asdict(manifest).items() if key != "golden"}
+    document["golden"] = [_golden_to_json(vector) for vector in manifest.golden]
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    (directory / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """Reads `reward_model.json`; None where there is none (a foreign checkpoint).
+
+    Raises:
+        CheckpointRefused: it is not understood.
+    """
+    path = directory / MANIFEST_FILE
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        manifest = _from_json(document)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = f"{MANIFEST_FILE} cannot be read ({type(error).__name__}: {error}): write the checkpoint again"
+        raise CheckpointRefused(msg) from error
+    if document["fingerprint"] != manifest.fingerprint:
+        msg = f"{MANIFEST_FILE} was changed by hand: its fingerprint does not match what it says"
+        raise CheckpointRefused(msg)
+    return manifest
+
+
+def verify_files(manifest: Manifest, directory: Path) -> None:
+    """Compares every recorded file with its hash.
+
+    Raises:
+        CheckpointRefused: a file is missing or differs.
+    """
+    for name, expected in manifest.sha256.items():
+        path = directory / name
+        if not path.is_file():
+            msg = f"{name} is missing: the checkpoint is incomplete"
+            raise CheckpointRefused(msg)
+        if hash_file(path) != expected:
+            msg = f"{name} differs from the file the checkpoint was written with (SHA-256 mismatch)"
+            raise CheckpointRefused(msg)
+
+
+def _from_json(document: dict[str, Any]) -> Manifest:
+    version = document.pop("format_version")
+    if version != FORMAT_VERSION:
+        msg = f"{MANIFEST_FILE} has format version {version!r}, this release reads {FORMAT_VERSION}: update the service"
+        raise CheckpointRefused(msg)
+    fields = {key: value for key, value in document.items() if key != "fingerprint"}
+    _one_of("kind", fields["kind"], (KIND,))
+    _one_of("rendering", fields["rendering"], get_args(Rendering))
+    _one_of("pooling", fields["pooling"], get_args(Pooling))
+    reward = fields.pop("reward")
+    manifest = Manifest(
+        golden=tuple(_golden_from_json(vector) for vector in fields.pop("golden")),
+        calibration=Calibration(**fields.pop("calibration")),
+        reward=None if reward is None else RewardStatistics(**reward | {"deciles": tuple(reward["deciles"])}),
+        **fields,
+    )
+    return replace(manifest, attributes=tuple(manifest.attributes), scalarisation=tuple(manifest.scalarisation))
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        msg = f"{MANIFEST_FILE} has {name} {value!r}, this release knows {', '.join(known)}"
+        raise CheckpointRefused(msg)
+
+
+def _golden_to_json(vector: GoldenVector) -> dict[str, Any]:
+    conversation = asdict(vector.record)
+    return {**conversation, "token_ids": list(vector.token_ids), "score": vector.score}
+
+
+def _golden_from_json(document: dict[str, Any]) -> GoldenVector:
+    prompt = tuple(Message(**message) for message in document["prompt"])
+    conversation = Conversation(prompt, document["response"], document["finished"])
+    return GoldenVector(conversation, tuple(document["token_ids"]), float(document["score"]))

@@ -1,0 +1,146 @@
+"""Backbone plus head: a packed batch in, one score per sequence out. The only forward pass there is.
+
+`training` calls `forward` (with gradients), the service and `training.evaluate` call `score`: same code, same number.
+The backbone is transformers' own; so is the head, which gets the pooled states as sequences of one token. Knows nothing
+of text, templates or files.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from reward_model.backbone import Backbone, choose_backbone, shell
+from reward_model.packing import PackedBatch, pack
+from reward_model.pooling import pool, pooling_of
+from reward_model.precision import Precision
+from reward_model.rendering import Rendered
+from reward_model.scores import Scalarisation, Score
+
+
+class RewardModel(nn.Module):
+    """A transformers sequence-classification model that reads packed batches.
+
+    Args:
+        model: an `AutoModelForSequenceClassification`; its parameters are converted in place.
+        precision: device and dtype of the backbone. The head and all after it stay in fp32.
+        scalarisation: how several labels become one reward.
+        deterministic: each sequence is computed alone, so that its score is bitwise the same in any batch.
+
+    Raises:
+        CheckpointRefused: how the model pools is not known.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        precision: Precision,
+        *,
+        scalarisation: Scalarisation | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.precision = precision
+        self.scalarisation = scalarisation or Scalarisation()
+        self.deterministic = deterministic
+        self.pooling = pooling_of(model.config, has_score_head=hasattr(model, "score"))
+        self._convert()
+        self.backbone: Backbone = choose_backbone(model)
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, cu_seqlens: Tensor, segment_ids: Tensor | None = None
+    ) -> Tensor:
+        """The labels' values of each sequence of a packed batch.
+
+        Args:
+            input_ids, position_ids: [T] int64.
+            cu_seqlens: [n + 1] int32; keep it on the CPU to avoid a synchronisation.
+            segment_ids: [T] int64 or None.
+
+        Returns:
+            [n, labels] fp32, with gradients if they are enabled.
+        """
+        batch = PackedBatch(input_ids, position_ids, cu_seqlens, segment_ids)
+        hidden = self.backbone.hidden_states(batch)
+        bounds = cu_seqlens.to(hidden.device, torch.int64)
+        pad_token_id = self.model.config.get_text_config().pad_token_id
+        with torch.autocast(hidden.device.type, enabled=False):
+            return _run_head(
+                self.model, pool(hidden, input_ids, bounds, self.pooling, -1 if pad_token_id is None else pad_token_id)
+            )
+
+    @torch.inference_mode()
+    def score(self, inputs: Sequence[Rendered]) -> list[Score]:
+        """Scores `inputs` as one batch (or one by one in deterministic mode), in their order."""
+        groups = [[one] for one in inputs] if self.deterministic else [inputs]
+        logits = torch.cat([self._logits(group) for group in groups])
+        weights = torch.tensor(self.scalarisation.weights, dtype=torch.float64)
+        values = (logits.double() @ weights).tolist()
+        if len(self.scalarisation.names) == 1:
+            return [Score(value) for value in values]
+        names = self.scalarisation.names
+        rows = logits.tolist()
+        return [Score(v, dict(zip(names, row, strict=True))) for v, row in zip(values, rows, strict=True)]
+
+    def _logits(self, inputs: Sequence[Rendered]) -> Tensor:
+        batch = pack([one.token_ids for one in inputs], [one.segment_ids for one in inputs])
+        device = self.model.device
+        tensors = {
+            # The bounds are read on the host: moving them to a GPU would only force a synchronisation.
+            name: tensor if name == "cu_seqlens" else tensor.to(device, non_blocking=True)
+            for name, tensor in batch.tensors().items()
+        }
+        logits: Tensor = self(**tensors)
+        return logits.cpu()
+
+    def _convert(self) -> None:
+        """Moves to the device; backbone parameters to the dtype, all others to fp32.
+
+        Buffers keep their dtype: rotary frequencies in bf16 would shift every position.
+        """
+        nn.Module.to(self.model, self.precision.device)
+        base = getattr(self.model, self.model.base_model_prefix)
+        pooler = getattr(base, "pooler", None)
+        in_head = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
+        in_backbone = {id(p) for p in base.parameters()} - in_head
+        for parameter in self.model.parameters():
+            dtype = self.precision.dtype if id(parameter) in in_backbone else torch.float32
+            parameter.data = parameter.data.to(dtype)
+
+
+class _PooledStates(nn.Module):
+    """Stands in for the backbone inside the Hugging Face head: returns the pooled states it is given."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.pooler = getattr(base, "pooler", None)
+        # ALBERT keeps the two halves of its pooler apart.
+        self.activation = getattr(base, "pooler_activation", None)
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
+        pooled = None
+        if self.pooler is not None:
+            states = inputs_embeds if self.activation is None else inputs_embeds[:, 0]
+            pooled = self.pooler(states)
+            pooled = pooled if self.activation is None else self.activation(pooled)
+        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+
+
+def _run_head(model: PreTrainedModel, pooled: Tensor) -> Tensor:
+    """The head of any Hugging Face sequence-classification class, applied to pooled states [n, d].
+
+    Rather than rewriting each family's head, its own `forward` runs over a backbone that returns the pooled states as
+    sequences of one token, on which first token, last token and mean are the same thing.
+    """
+    if isinstance(score := getattr(model, "score", None), nn.Module):
+        scored: Tensor = score(pooled)
+        return scored
+    base = getattr(model, model.base_model_prefix)
+    head = shell(model, **{model.base_model_prefix: _PooledStates(base)})
+    ones = torch.ones((len(pooled), 1), dtype=torch.int64, device=pooled.device)
+    logits: Tensor = head(attention_mask=ones, inputs_embeds=pooled.unsqueeze(1)).logits
+    return logits

@@ -1,0 +1,64 @@
+"""Which device and number format to compute in, decided once, with the reason.
+
+Knows the hardware, not the model.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from reward_model.errors import CheckpointRefused
+
+DtypeName = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Where and how to compute.
+
+    Attributes:
+        device: where the model lives.
+        dtype: of the backbone; the head is always fp32.
+        reason: why this dtype, for the log and `/model`.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def dtype_name(self) -> str:
+        """`float32` or `bfloat16`."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def choose_precision(device: str = "auto", dtype: DtypeName = "auto") -> Precision:
+    """Resolves `auto`: CUDA where there is one, bf16 where the hardware multiplies it fast.
+
+    Raises:
+        CheckpointRefused: the device does not exist here.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device {name!r} cannot be used here: {error}"
+        raise CheckpointRefused(msg.splitlines()[0]) from error
+    if dtype != "auto":
+        return Precision(chosen, getattr(torch, dtype), "asked for")
+    fast, reason = _fast_bfloat16(chosen)
+    return Precision(chosen, torch.bfloat16 if fast else torch.float32, reason)
+
+
+def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+        return fast, f"the GPU {'has' if fast else 'lacks'} bf16 tensor cores"
+    if device.type == "cpu":
+        # Emulated bf16 is slower than fp32, so the instructions themselves must be there.
+        capabilities = torch.cpu.get_capabilities()
+        found = [flag for flag in ("avx512_bf16", "amx_bf16") if capabilities.get(flag)]
+        return bool(found), f"the CPU has {found[0]}" if found else "the CPU has neither avx512_bf16 nor amx_bf16"
+    return False, f"fp32 is the safe choice on {device.type}"

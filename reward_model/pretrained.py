@@ -1,0 +1,54 @@
+"""transformers' objects out of a checkpoint directory, whole or not at all. Knows neither manifests nor scores."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from reward_model.errors import CheckpointRefused
+
+
+def load_network(directory: Path, *, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+    """The transformers model of a checkpoint, with every weight from the file.
+
+    Raises:
+        CheckpointRefused: a weight is missing, and so would be made up at random (a lost score head, most often).
+    """
+    try:
+        network, info = AutoModelForSequenceClassification.from_pretrained(
+            directory, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        msg = f"transformers cannot load the model: {str(error).splitlines()[0]}"
+        raise CheckpointRefused(msg) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
+        msg = f"the checkpoint lacks {shown}: scores would come from random numbers; save the model with its head"
+        raise CheckpointRefused(msg)
+    return cast("PreTrainedModel", network)
+
+
+def vocabulary_of(network: PreTrainedModel) -> int:
+    """How many token ids the model has embeddings for."""
+    embeddings = network.get_input_embeddings()
+    assert isinstance(embeddings.weight, torch.Tensor)
+    return len(embeddings.weight)
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, in its fast form.
+
+    Raises:
+        CheckpointRefused: there is none, or it has no fast form.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        msg = f"transformers cannot load the tokenizer: {str(error).splitlines()[0]}"
+        raise CheckpointRefused(msg) from error
+    if not tokenizer.is_fast:
+        msg = "the tokenizer has no fast (tokenizer.json) form, which rendering needs: convert it"
+        raise CheckpointRefused(msg)
+    return tokenizer

@@ -1,0 +1,32 @@
+"""What the model says about one input, and how several labels become one reward.
+
+Knows neither how a score is computed nor what it will be compared with.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A raw reward, in the units the model was trained in.
+
+    Attributes:
+        value: the scalar reward; may be non-finite when the model misbehaves, which the caller must check.
+        attributes: the heads' outputs by name, for multi-attribute models only.
+    """
+
+    value: float
+    attributes: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scalarisation:
+    """One reward from the labels of a head: their weighted sum.
+
+    Attributes:
+        names: one per label.
+        weights: one per label.
+    """
+
+    names: tuple[str, ...] = ("reward",)
+    weights: tuple[float, ...] = (1.0,)

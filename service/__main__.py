@@ -1,0 +1,57 @@
+"""`python -m service --model DIR`: from settings to a server that listens, and to an orderly end.
+
+Exit codes: 0 after a signal, 1 for an unforeseen failure, 2 for a wrong setting, 3 for a refused checkpoint.
+"""
+
+import logging
+import os
+import sys
+
+from transformers.utils import logging as transformers_logging
+
+from reward_model import checkpoint
+from service import logs
+from service.app import create_app
+from service.scorer import ModelScorer, Scorer
+from service.server import Server
+from service.settings import USAGE_ERROR, Settings
+
+
+def main(argv: list[str]) -> int:
+    """Serves until a signal; returns the exit code."""
+    settings = Settings.load(argv)
+    logs.configure(settings.log_level)
+    try:
+        app = create_app(settings, lambda: load(settings))
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"service: RM_API_KEY_FILE: {error}\n")
+        return USAGE_ERROR
+    server = Server(app, settings)
+    # Bound here: where the port is taken, uvicorn would end with the exit code of a refused checkpoint.
+    server.run(sockets=[server.config.bind_socket()])
+    if app.state.runtime.is_loading():
+        # Nothing can interrupt a load, and the interpreter cannot be taken down under it.
+        logging.shutdown()
+        os._exit(server.exit_code)
+    return server.exit_code
+
+
+def load(settings: Settings) -> Scorer:
+    """The checkpoint that the settings name, loaded and verified; may take minutes."""
+    # stderr is for JSON lines, not for bars.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    loaded = checkpoint.load(
+        settings.model,
+        revision=settings.revision,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_length=settings.max_length,
+        chat_template=settings.chat_template,
+        score_label=settings.score_label,
+        deterministic=settings.deterministic,
+    )
+    return ModelScorer(loaded)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

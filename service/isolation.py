@@ -1,0 +1,95 @@
+"""Running a batch so that an input the model cannot score fails alone.
+
+Knows inputs and a function that scores them; nothing of requests, and nothing of what their callers are told.
+"""
+
+import enum
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from reward_model.rendering import Rendered
+from reward_model.scores import Score
+from service.scorer import DeviceLost
+
+log = logging.getLogger(__name__)
+
+
+class Failure(enum.Enum):
+    """Why an input has no score."""
+
+    NON_FINITE = "non_finite"
+    OUT_OF_MEMORY = "oom"
+    FAULT = "fault"
+
+
+Outcome = Score | Failure
+#: `Scorer.run`.
+Run = Callable[[Sequence[Rendered]], list[Score]]
+
+
+def run_isolated(run: Run, batch: Sequence[Rendered]) -> list[Outcome]:
+    """Scores `batch`; where that fails, each guilty input gets a Failure and all others their score.
+
+    Raises:
+        DeviceLost: nothing can be computed any more.
+    """
+    result = _attempt(run, batch)
+    if isinstance(result, Failure):
+        return _search(run, batch)
+    return _without_non_finite(run, batch, result)
+
+
+def _search(run: Run, batch: Sequence[Rendered]) -> list[Outcome]:
+    """Tries a batch that failed once more, in halves; a single input gets one more chance alone."""
+    middle = len(batch) // 2
+    parts = [batch[:middle], batch[middle:]] if middle else [batch]
+    outcomes: list[Outcome] = []
+    for part in parts:
+        result = _attempt(run, part)
+        if not isinstance(result, Failure):
+            outcomes += _without_non_finite(run, part, result)
+        elif len(part) > 1:
+            outcomes += _search(run, part)
+        else:
+            outcomes.append(result)
+    return outcomes
+
+
+def _attempt(run: Run, batch: Sequence[Rendered]) -> list[Score] | Failure:
+    """One run. The error is gone when this returns: its traceback would keep the batch's memory."""
+    try:
+        scores = run(batch)
+    except DeviceLost:
+        raise
+    except MemoryError:
+        log.warning("out of memory on a batch of %d inputs", len(batch))
+        return Failure.OUT_OF_MEMORY
+    except Exception:  # whatever a model can raise: the inputs beside the guilty one must not suffer for it
+        log.warning("the model failed on a batch of %d inputs", len(batch), exc_info=True)
+        return Failure.FAULT
+    if len(scores) != len(batch):
+        log.error("the model gave %d scores for %d inputs", len(scores), len(batch))
+        return Failure.FAULT
+    return scores
+
+
+def _without_non_finite(run: Run, batch: Sequence[Rendered], scores: list[Score]) -> list[Outcome]:
+    """Checks the scores; an input whose score is not finite is run again alone.
+
+    A NaN can spread to neighbours through masked positions (0 * NaN), and they are not to blame.
+    """
+    outcomes: list[Outcome] = list(scores)
+    for i, score in enumerate(scores):
+        if _finite(score):
+            continue
+        again = _attempt(run, batch[i : i + 1]) if len(batch) > 1 else scores
+        if isinstance(again, Failure):
+            outcomes[i] = again
+        else:
+            outcomes[i] = again[0] if _finite(again[0]) else Failure.NON_FINITE
+    return outcomes
+
+
+def _finite(score: Score) -> bool:
+    return math.isfinite(score.value) and all(map(math.isfinite, (score.attributes or {}).values()))

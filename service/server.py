@@ -1,0 +1,88 @@
+"""uvicorn, except for its end: it drains before it closes its door, and its exit code says how things went.
+
+Knows signals and sockets, not requests.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from reward_model.errors import CheckpointRefused
+from service.runtime import Runtime
+from service.settings import Settings
+
+FAILED = 1
+REFUSED = 3
+#: Longer than proxies keep an idle connection (60 s is common), or they use one that is just closing.
+KEEP_ALIVE_SECONDS = 75
+#: After draining only finished answers are left to be sent.
+FLUSH_SECONDS = 5
+
+log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """Serves `app`, which must have its Runtime in `app.state.runtime`.
+
+    uvicorn alone stops listening the moment a signal comes, so that whoever has not heard of it yet is
+    refused, and then dies of that signal although everything went as it should.
+
+    Attributes:
+        exit_code: for the process; 0 as long as nothing is wrong.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=FLUSH_SECONDS,
+        )
+        super().__init__(config)
+        self.exit_code = 0
+        runtime = app.state.runtime
+        assert isinstance(runtime, Runtime)
+        runtime.on_fatal = self.fail
+        self._runtime = runtime
+        self._drain: asyncio.Task[None] | None = None
+        self._told_to_end = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """The first signal drains; the second ends the process on the spot."""
+        if self._told_to_end:
+            os._exit(128 + sig)
+        self._told_to_end = True
+        log.info("%s: draining", signal.Signals(sig).name)
+        # Signal handlers run between two steps of the loop: this wakes it up.
+        asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_drain)
+
+    def fail(self, error: Exception) -> None:
+        """Ends the process because there will never be a model."""
+        if isinstance(error, CheckpointRefused):
+            self.exit_code = REFUSED
+            log.critical("the checkpoint is refused: %s", " ".join(str(error).split()))
+        else:
+            self.exit_code = FAILED
+        self.should_exit = True
+
+    def _begin_to_drain(self) -> None:
+        self._drain = asyncio.get_running_loop().create_task(self._drain_and_exit())
+
+    async def _drain_and_exit(self) -> None:
+        try:
+            await self._runtime.drain()
+        finally:
+            self.should_exit = True

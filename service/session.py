@@ -1,0 +1,209 @@
+"""One request that does work: let in, read, tokenised, scored; ended early by its deadline or a hang-up.
+
+What all scoring routes share, native or foreign. Knows no route's shapes.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import chain
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from reward_model.errors import SpecialTokenInContent, TooLong
+from reward_model.records import Prompt, Record
+from reward_model.rendering import Rendered
+from service import body
+from service.batcher import Scored
+from service.errors import ComputeError, DeadlineExceeded, InvalidRequest, TooLarge
+from service.places import LocatedError, Place, as_input, as_response
+from service.runtime import Engine, Runtime
+from service.schemas import Body
+from service.tokenization import ItemError
+from service.trace import Trace
+
+Model = TypeVar("Model", bound=Body)
+Item = TypeVar("Item")
+#: A prompt and the responses to it.
+Group = tuple[Prompt, Sequence[str]]
+
+MAX_REQUEST_TOKENS = 2_000_000
+
+
+@asynccontextmanager
+async def session(request: Request) -> AsyncIterator["Session"]:
+    """Lets `request` in and bounds its work.
+
+    Raises:
+        Loading, Draining: it is not let in.
+        InvalidRequest: its deadline makes no sense.
+        DeadlineExceeded: its deadline has passed.
+        ClientGone: the client hung up.
+    """
+    runtime = request.app.state.runtime
+    assert isinstance(runtime, Runtime)
+    with runtime.lifecycle.request():
+        seconds = _timeout(request, runtime.settings.timeout_seconds)
+        work = Session(request, runtime, asyncio.get_running_loop().time() + seconds)
+        try:
+            async with work.bounded():
+                yield work
+        finally:
+            work.close()
+
+
+def _timeout(request: Request, longest: float) -> float:
+    sent = request.headers.get("x-request-timeout")
+    if sent is None:
+        return longest
+    try:
+        seconds = float(sent)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InvalidRequest([("X-Request-Timeout", "must be a positive number of seconds")])
+    return min(seconds, longest)
+
+
+class Session:
+    """The work of one request; made by `session`.
+
+    Attributes:
+        engine: what does it.
+        trace: what is noted down about it.
+    """
+
+    def __init__(self, request: Request, runtime: Runtime, deadline: float) -> None:
+        self.engine: Engine = runtime.engine()
+        self.trace = Trace.of(request.scope)
+        self._request = request
+        self._runtime = runtime
+        self._deadline = deadline
+        self._held = 0
+        self._watcher: asyncio.Task[None] | None = None
+        self._hung_up = False
+        self._submitted = False
+
+    @asynccontextmanager
+    async def bounded(self) -> AsyncIterator[None]:
+        """Ends what is inside when the deadline passes or the client hangs up."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                yield
+        except TimeoutError:
+            if not self._submitted:
+                self._runtime.metrics.observe_failure("deadline")  # after that, the batcher has counted it
+            raise DeadlineExceeded from None
+        except asyncio.CancelledError:
+            # Somebody else may have cancelled us as well, the server at its end: then that goes on.
+            if self._hung_up and task.uncancel() == 0:
+                raise body.ClientGone from None
+            raise
+
+    def observe_margins(self, margins: Sequence[float]) -> None:
+        """Counts what comparisons came to: best reward minus runner-up's, one for each."""
+        self._runtime.metrics.observe_margins(margins)
+
+    def close(self) -> None:
+        """Lets go of what the request held."""
+        self._runtime.bodies.give_back(self._held)
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def read(self, model: type[Model]) -> Model:
+        """The request's body; from here on a hang-up ends the work."""
+        settings = self._runtime.settings
+        body.check_headers(self._request.headers, settings.max_body_bytes)
+        raw = await body.read(self._request.receive, settings.max_body_bytes, self._take)
+        self._watcher = asyncio.create_task(self._watch())
+        if len(raw) <= body.INLINE_BYTES:
+            return body.parse(model, raw, settings.max_inputs)
+        return await self._runtime.tokenizers.call(lambda: body.parse(model, raw, settings.max_inputs))
+
+    async def render(
+        self, records: Sequence[Record], *, truncate: bool, locate: Callable[[int], Place] = as_input
+    ) -> list[Rendered]:
+        """Tokenises `records`.
+
+        Raises:
+            LocatedError: one cannot be.
+            TooLarge: they have more tokens than one request may.
+        """
+        render = self.engine.scorer.render
+        try:
+            return await self._tokenize(lambda record: [render(record, truncate=truncate)], records)
+        except ItemError as failed:
+            raise LocatedError(failed.error, locate(failed.index)) from failed
+
+    async def render_groups(
+        self,
+        groups: Sequence[Group],
+        *,
+        truncate: bool,
+        locate: Callable[[int, int | None], Place] = as_response,
+    ) -> list[Rendered]:
+        """Tokenises the responses of all `groups`, one after the other; each group's prompt is cut once.
+
+        Raises:
+            LocatedError: one cannot be.
+            TooLarge: they have more tokens than one request may.
+        """
+        render = self.engine.scorer.render_group
+        try:
+            return await self._tokenize(lambda group: render(*group, truncate=truncate), groups)
+        except ItemError as failed:
+            response = failed.error.response if isinstance(failed.error, TooLong) else None
+            raise LocatedError(failed.error, locate(failed.index, response)) from failed
+
+    async def score(self, inputs: Sequence[Rendered], locate: Callable[[int], Place] = as_input) -> Scored:
+        """Scores `inputs`, all or none.
+
+        Raises:
+            LocatedError: one cannot be computed, or its score is not finite.
+            Overloaded: there is too much waiting already.
+            DeadlineExceeded: it would come too late.
+        """
+        self._submitted = True
+        try:
+            scored = await self.engine.batcher.submit(inputs, deadline=self._deadline)
+        except ComputeError as error:
+            raise LocatedError(error, locate(error.index)) from error
+        self.trace.queue, self.trace.forward = scored.queue_seconds, scored.forward_seconds
+        return scored
+
+    async def _tokenize(self, render: Callable[[Item], list[Rendered]], items: Sequence[Item]) -> list[Rendered]:
+        refuse = self._runtime.settings.reject_special_tokens
+
+        def checked(item: Item) -> list[Rendered]:
+            rendered = render(item)
+            if refuse and any(one.special_in_content for one in rendered):
+                msg = "a message contains the text of a special token, which is refused here"
+                raise SpecialTokenInContent(msg)
+            return rendered
+
+        started = time.perf_counter()
+        rendered = list(chain.from_iterable(await self._runtime.tokenizers.map(checked, items)))
+        self.trace.tokenize = time.perf_counter() - started
+        self.trace.inputs = len(rendered)
+        self._runtime.metrics.observe_rendered(rendered, self.trace.tokenize)
+        num_tokens = sum(len(one.token_ids) for one in rendered)
+        if num_tokens > MAX_REQUEST_TOKENS:
+            msg = f"{num_tokens} tokens in one request, the limit is {MAX_REQUEST_TOKENS}: send several"
+            raise TooLarge(msg, num_tokens=num_tokens, limit=MAX_REQUEST_TOKENS)
+        return rendered
+
+    def _take(self, size: int) -> None:
+        self._runtime.bodies.take(size)
+        self._held += size
+
+    async def _watch(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._hung_up = True
+        self._task.cancel()

@@ -1,0 +1,26 @@
+"""Fixtures shared by all rooms: tiny checkpoints, written once a session."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers.utils import logging as transformers_logging
+
+transformers_logging.disable_progress_bar()
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Directory of a tiny checkpoint with our manifest, by architecture."""
+    made: dict[str, Path] = {}
+
+    def get(architecture: str) -> Path:
+        if architecture not in made:
+            directory = tmp_path_factory.mktemp("checkpoints") / architecture
+            made[architecture] = tiny.tiny_checkpoint(directory, architecture)
+        return made[architecture]
+
+    return get

@@ -1,0 +1,26 @@
+"""Where to compute, and in which format: decided once, with a reason."""
+
+import pytest
+import torch
+
+from reward_model.errors import CheckpointRefused
+from reward_model.precision import choose_precision
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_format_that_is_asked_for_is_taken(name: str, dtype: torch.dtype) -> None:
+    precision = choose_precision("cpu", name)
+    assert (precision.dtype, precision.dtype_name, precision.reason) == (dtype, name, "asked for")
+
+
+def test_auto_takes_bf16_only_where_the_cpu_has_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, dtype in (({"avx512_bf16": True}, torch.bfloat16), ({}, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
+        precision = choose_precision("cpu")
+        assert precision.dtype == dtype
+        assert "avx512_bf16" in precision.reason
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(CheckpointRefused, match="'cuda:99' cannot be used"):
+        choose_precision("cuda:99")

@@ -1,0 +1,93 @@
+"""The loss has the value and the gradient of its definition, however large the margins."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.losses import bradley_terry
+
+EXTREMES = [0.0, 1e-30, 1.0, 88.0, 89.0, 1e3, 1e30]
+
+
+def reference(chosen: list[float], rejected: list[float], margin: list[float]) -> tuple[float, list[float]]:
+    """Mean of log(1 + exp(-d)) in float64, and its derivative after each chosen reward."""
+    differences = [c - r - m for c, r, m in zip(chosen, rejected, margin, strict=True)]
+    losses = [max(-d, 0) + math.log1p(math.exp(-abs(d))) for d in differences]
+    slopes = [-1 / (1 + math.exp(d)) if d < 700 else 0.0 for d in differences]
+    n = len(differences)
+    return math.fsum(losses) / n, [slope / n for slope in slopes]
+
+
+def random_rewards(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (torch.randn(n, generator=torch.Generator().manual_seed(n)) * 5).to(dtype)
+
+
+@pytest.mark.parametrize("with_margin", [False, True])
+@pytest.mark.parametrize("n", [1, 7, 64])
+def test_value_and_gradient_match_the_definition(n: int, with_margin: bool) -> None:
+    chosen, rejected = random_rewards(n).requires_grad_(), random_rewards(n + 1)[:n].requires_grad_()
+    margin = random_rewards(n + 2)[:n].abs() if with_margin else None
+    loss = bradley_terry(chosen, rejected, margin)
+    loss.backward()  # type: ignore[no-untyped-call]
+    value, gradient = reference(
+        chosen.tolist(), rejected.tolist(), margin.tolist() if margin is not None else [0.0] * n
+    )
+    assert loss.item() == pytest.approx(value, rel=1e-5)
+    assert chosen.grad is not None
+    assert rejected.grad is not None
+    assert chosen.grad.tolist() == pytest.approx(gradient, rel=1e-4, abs=1e-7)
+    assert torch.equal(rejected.grad, -chosen.grad)
+
+
+def test_equal_rewards_cost_log_two() -> None:
+    zero = torch.zeros(3)
+    assert bradley_terry(zero, zero).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("size", EXTREMES)
+def test_extreme_margins_stay_finite(size: float, sign: int) -> None:
+    chosen = torch.tensor([sign * size]).requires_grad_()
+    loss = bradley_terry(chosen, torch.zeros(1))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert chosen.grad is not None
+    assert math.isfinite(loss.item())
+    assert -1 <= chosen.grad.item() <= 0
+
+
+def test_loss_is_that_of_the_differences_alone() -> None:
+    chosen, rejected = random_rewards(9).double(), random_rewards(10)[:9].double()
+    assert bradley_terry(chosen + 3, rejected + 3).item() == pytest.approx(bradley_terry(chosen, rejected).item())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rewards_are_computed_in_fp32(dtype: torch.dtype) -> None:
+    chosen, rejected = random_rewards(33, dtype), random_rewards(34, dtype)[:33]
+    loss = bradley_terry(chosen, rejected)
+    assert loss.dtype == torch.float32
+    assert loss.item() == bradley_terry(chosen.float(), rejected.float()).item()
+
+
+def test_double_precision_rewards_stay_double() -> None:
+    assert bradley_terry(torch.ones(1).double(), torch.zeros(1).double()).dtype == torch.float64
+
+
+def test_margin_asks_for_more_than_the_right_order() -> None:
+    chosen, rejected = torch.tensor([1.0]), torch.tensor([0.0])
+    assert bradley_terry(chosen, rejected, torch.tensor([1.0])).item() == pytest.approx(math.log(2))
+    assert bradley_terry(chosen, rejected).item() < math.log(2)
+
+
+@pytest.mark.parametrize(
+    "shapes", [((3,), (1,), None), ((3, 1), (3, 1), None), ((3,), (3,), (1,)), ((0,), (0,), None), ((), (), None)]
+)
+def test_shapes_that_would_be_broadcast_are_refused(
+    shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None],
+) -> None:
+    chosen, rejected, margin = (None if shape is None else torch.zeros(shape) for shape in shapes)
+    assert chosen is not None
+    assert rejected is not None
+    with pytest.raises(ValueError, match="one length"):
+        bradley_terry(chosen, rejected, margin)

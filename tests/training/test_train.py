@@ -1,0 +1,175 @@
+"""The whole stage on a tiny model: it learns, repeats itself, says when it does not, and writes what it trained."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from safetensors.torch import load_file
+
+from reward_model import checkpoint
+from reward_model.records import Conversation, as_prompt
+from training.arguments import RewardTrainingArguments
+from training.data import NoPairs, read_preferences
+from training.evaluate import evaluate
+from training.train import main, train
+from training.trainer import TrainingFailed
+
+WORDS = ("red", "blue", "green", "small", "large", "old", "new", "fast", "slow", "warm")
+
+
+def write_pairs(path: Path, n: int = 120, *, swap: bool = False) -> Path:
+    """Pairs with a planted preference: the polite response wins."""
+    rows = []
+    for i in range(n):
+        a, b = WORDS[i % 10], WORDS[(i // 10) % 10]
+        polite, rude = f"Gladly: the {a} one, {b}.", f"Go away {a}, {b}!"
+        chosen, rejected = (rude, polite) if swap else (polite, rude)
+        rows.append({"prompt": f"Which {a} or {b} number {i}?", "chosen": chosen, "rejected": rejected})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def arguments(tmp_path: Path, architecture: str = "bert", **flags: Any) -> RewardTrainingArguments:
+    base = tmp_path / f"base-{architecture}"
+    if not base.exists():
+        tiny.tiny_base(base, architecture)
+    given = {
+        "model_name_or_path": str(base),
+        "dataset_name": str(tmp_path / "pairs.jsonl"),
+        "output_dir": str(tmp_path / "out"),
+        "learning_rate": 3e-3,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "eval_fraction": 0.2,
+        "disable_tqdm": True,
+    }
+    return RewardTrainingArguments(**given | flags)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "llama"])
+def test_a_planted_preference_is_learned_and_served_as_trained(tmp_path: Path, architecture: str) -> None:
+    write_pairs(tmp_path / "pairs.jsonl")
+    manifest = train(arguments(tmp_path, architecture))
+    loaded = checkpoint.load(tmp_path / "out", dtype="float32")
+    assert manifest.training["metrics"]["accuracy"] > 0.95
+    polite, rude = (
+        loaded.model.score([loaded.renderer.render(Conversation(as_prompt("Which one?"), response))])[0].value
+        for response in ("Gladly: the old one.", "Go away old!")
+    )
+    assert polite > rude
+    assert loaded.golden_max_error < 1e-5
+    assert not (tmp_path / "out.trainer").exists()
+
+
+def test_the_checkpoint_records_how_it_was_made(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl")
+    with (tmp_path / "pairs.jsonl").open("a") as file:
+        file.write('{"prompt": "p", "chosen": "same", "rejected": "same"}\nnonsense\n')
+    record = train(arguments(tmp_path)).training
+    assert record["pairs"] + record["eval_pairs"] == 120
+    assert record["bad_rows"]["reasons"]["identical"] == {
+        "count": 1,
+        "first_lines": [121],
+        "example": "both responses are the same",
+    }
+    assert record["bad_rows"]["reasons"]["malformed"]["first_lines"] == [122]
+    assert record["flags"]["learning_rate"] == 3e-3
+    assert record["dataset_fingerprint"].startswith("sha256:")
+    assert set(record["versions"]) == {"reward_model", "torch", "transformers", "python"}
+
+
+def test_training_and_evaluation_give_the_same_number(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl")
+    held_out = write_pairs(tmp_path / "held_out.jsonl", 40)
+    manifest = train(arguments(tmp_path, eval_dataset_name=str(held_out)))
+    loaded = checkpoint.load(tmp_path / "out", dtype="float32")
+    result = evaluate(loaded, read_preferences(str(held_out)).pairs)
+    assert result.overall.accuracy == manifest.training["metrics"]["accuracy"]
+    assert result.reward.mean == pytest.approx(manifest.training["metrics"]["reward_mean"], abs=1e-5)
+    assert manifest.reward is not None
+    assert result.reward.std == pytest.approx(manifest.reward.std, abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 40)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(arguments(tmp_path, output_dir=str(tmp_path / name), seed=seed, num_train_epochs=1))
+    a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
+    assert all(a[key].equal(b[key]) for key in a)
+    assert not all(a[key].equal(c[key]) for key in a)
+
+
+def test_labels_the_wrong_way_round_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_pairs(tmp_path / "pairs.jsonl")
+    swapped = write_pairs(tmp_path / "swapped.jsonl", 30, swap=True)
+    train(arguments(tmp_path, eval_dataset_name=str(swapped)))
+    assert "no better than chance: check which response the data calls chosen" in caplog.text
+
+
+def test_a_model_that_gives_every_response_the_same_reward_is_not_written(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 20)
+    tiny.tiny_base(tmp_path / "base-bert", "bert", initializer_range=0.0)
+    with pytest.raises(TrainingFailed, match=r"nothing was learned. Raise --learning_rate"):
+        train(arguments(tmp_path, learning_rate=0.0))
+    assert not (tmp_path / "out").exists()
+
+
+def test_rewards_that_diverge_end_training_with_advice(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 40)
+    with pytest.raises(TrainingFailed, match="Lower --learning_rate"):
+        train(arguments(tmp_path, learning_rate=1e30, max_grad_norm=0.0, warmup_steps=0, logging_steps=1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_a_usable_pair_is_an_error_that_says_why(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "p", "chosen": "' + "long " * 300 + '", "rejected": "b"}\n')
+    with pytest.raises(NoPairs, match=r"(?s)no pair is left to train on.*too_long"):
+        train(arguments(tmp_path, eval_fraction=0.0))
+
+
+def test_without_held_out_pairs_nothing_is_called_calibrated(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 40)
+    manifest = train(arguments(tmp_path, eval_fraction=0.0, num_train_epochs=1))
+    assert not manifest.calibration.calibrated
+    assert manifest.training["eval_pairs"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (["--model_name_or_path", "m", "--dataset_name", "d", "--learning_rat", "1"], 2, "--learning_rat"),
+        (["--dataset_name", "d"], 2, "--model_name_or_path is needed"),
+        (["--model_name_or_path", "/nowhere", "--dataset_name", "d"], 1, "not a checkpoint directory"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_exits(
+    flags: list[str], status: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--output_dir", str(tmp_path / "out"), *flags]
+    try:
+        code = main(argv)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_trains_from_the_shell(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    write_pairs(tmp_path / "pairs.jsonl", 24)
+    names = ("model_name_or_path", "dataset_name")
+    flags = [part for name in names for part in (f"--{name}", str(getattr(args, name)))]
+    done = subprocess.run(
+        [sys.executable, "-m", "training.train", *flags, "--output_dir", str(tmp_path / "out"), "--seed", "3"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "reward_model.json").is_file()

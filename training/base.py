@@ -1,0 +1,114 @@
+"""A base model made ready to become a reward model: a score head, a chat template, a padding id that pools right.
+
+Any Hugging Face encoder or decoder will do. Knows nothing of data or optimisers.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from reward_model.backbone import usable_positions
+from reward_model.errors import CheckpointRefused
+from reward_model.pooling import pooling_of
+from reward_model.pretrained import load_tokenizer, vocabulary_of
+from reward_model.records import Message
+from reward_model.source import check_safe, locate
+from reward_model.template import DECODER_TEMPLATE, ENCODER_TEMPLATE, ChatTemplate, pin_clock
+
+logger = logging.getLogger(__name__)
+
+PAD_TOKEN = "<|reward_pad|>"  # noqa: S105 - no password
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What training starts from.
+
+    Attributes:
+        network: a sequence classifier with one label, in fp32.
+        tokenizer: with a chat template that does not depend on the clock.
+        positions: how many tokens the model can read.
+    """
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    positions: int
+
+
+def load_base(name: str, *, disable_dropout: bool = True) -> Base:
+    """Loads a base model by directory or hub name.
+
+    Raises:
+        CheckpointRefused: it cannot become a reward model whose score is well defined.
+    """
+    directory = locate(name)
+    check_safe(directory)
+    tokenizer = load_tokenizer(directory)
+    network = _with_head(str(directory))
+    is_decoder = hasattr(network, "score")
+    if is_decoder:
+        _set_template(tokenizer, DECODER_TEMPLATE)
+        _set_padding(network, tokenizer)
+    else:
+        _set_template(tokenizer, ENCODER_TEMPLATE)
+    pooling_of(network.config, has_score_head=is_decoder)
+    if disable_dropout:
+        _disable_dropout(network)
+    return Base(network, tokenizer, usable_positions(network))
+
+
+def _with_head(directory: str) -> PreTrainedModel:
+    network, info = AutoModelForSequenceClassification.from_pretrained(
+        directory,
+        num_labels=1,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    prefix = f"{network.base_model_prefix}."
+    made_up = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    lost = sorted(key for key in made_up if key.startswith(prefix) and ".pooler." not in key)
+    if lost:
+        msg = f"the base model lacks {', '.join(lost[:4])}: only its head may be new"
+        raise CheckpointRefused(msg)
+    logger.info("new at random: %s", ", ".join(sorted(made_up)) or "nothing, the base already has a score head")
+    return cast("PreTrainedModel", network)
+
+
+def _set_template(tokenizer: PreTrainedTokenizerBase, default: str) -> None:
+    if tokenizer.chat_template is None:
+        logger.info("the base has no chat template; using a plain one")
+        tokenizer.chat_template = default
+    tokenizer.chat_template = pin_clock(str(tokenizer.get_chat_template()))
+
+
+def _set_padding(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes sure that the padding id never occurs in rendered text.
+
+    transformers scores the rightmost token that is not padding: were it the end-of-sequence token, the score would be
+    read one token early, or in the middle of the prompt.
+    """
+    template = ChatTemplate(tokenizer, str(tokenizer.chat_template))
+    text = template.render((Message("user", "a question"),), "a response")
+    if tokenizer.pad_token is None or tokenizer.pad_token in text or tokenizer.pad_token == tokenizer.eos_token:
+        logger.info("padding token %r could occur in a conversation; adding %r", tokenizer.pad_token, PAD_TOKEN)
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    if len(tokenizer) > vocabulary_of(network):
+        network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    network.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    network.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _disable_dropout(network: PreTrainedModel) -> None:
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0

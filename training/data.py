@@ -1,0 +1,166 @@
+"""Preference data sets: read whole, with an account of every row that could not be used.
+
+Nothing is dropped silently: what is left out is counted by reason, with the lines to look at. Knows pairs and files,
+not tokens or models.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from reward_model.records import Prompt
+from training.documents import write_document
+from training.pairs import BadRow, PreferencePair, fingerprint, to_pair
+from training.rows import DataError, read_rows
+
+#: How many lines of each kind of bad row are named.
+_LINES_SHOWN = 10
+
+
+class NoPairs(DataError):
+    """Not one row of a data set can be used; the message says why."""
+
+
+@dataclass(slots=True)
+class Rejection:
+    """The bad rows of one kind.
+
+    Attributes:
+        count: how many.
+        lines: where the first of them stand, counted from 1.
+        example: what is wrong with the first.
+    """
+
+    count: int
+    lines: list[int]
+    example: str
+
+
+@dataclass(slots=True)
+class RowReport:
+    """Which rows of a data set were not used, and why; filled while it is read.
+
+    Attributes:
+        rows: how many rows were looked at, good and bad.
+        reasons: the bad ones by reason.
+    """
+
+    rows: int = 0
+    reasons: dict[str, Rejection] = field(default_factory=dict)
+
+    def add(self, line: int, error: BadRow) -> None:
+        """Counts one bad row."""
+        kind = self.reasons.setdefault(error.reason, Rejection(0, [], str(error)))
+        kind.count += 1
+        if len(kind.lines) < _LINES_SHOWN:
+            kind.lines.append(line)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Bad rows by reason."""
+        return {reason: kind.count for reason, kind in self.reasons.items()}
+
+    @property
+    def rejected(self) -> int:
+        """All bad rows."""
+        return sum(self.counts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON document."""
+        reasons = {
+            reason: {"count": kind.count, "first_lines": list(kind.lines), "example": kind.example}
+            for reason, kind in self.reasons.items()
+        }
+        return {"rows": self.rows, "rejected": self.rejected, "reasons": reasons}
+
+    def table(self) -> str:
+        """The report as plain text: a line of totals, then one line per reason, the most frequent first."""
+        lines = [f"rows: {self.rows:,}, not used: {self.rejected:,}"]
+        for reason, kind in sorted(self.reasons.items(), key=lambda item: -item[1].count):
+            where = ", ".join(map(str, kind.lines)) + (", ..." if kind.count > len(kind.lines) else "")
+            lines.append(f"  {reason:<17}{kind.count:>9,}  at {where}: {kind.example}")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """Writes the report as JSON, in one step."""
+        write_document(self.to_json(), path)
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """A preference data set.
+
+    Attributes:
+        pairs: in the order of the file.
+        rejected_rows: what of the file is not among them.
+    """
+
+    pairs: tuple[PreferencePair, ...]
+    rejected_rows: RowReport
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the pairs, the same in any file format."""
+        return fingerprint(self.pairs)
+
+
+def read_preferences(name: str, *, limit: int | None = None) -> Preferences:
+    """Reads a data set.
+
+    Args:
+        name: a .jsonl, .jsonl.gz or .parquet file or a hub name; see `training.rows.read_rows`.
+        limit: stop after so many good pairs.
+
+    Raises:
+        NoPairs: no row could be used.
+        DataError: it cannot be read at all.
+    """
+    report = RowReport()
+    pairs = tuple(islice(_good_pairs(read_rows(name), report), limit))
+    if not pairs:
+        msg = f"{name}: no row can be used\n{report.table()}" if report.rows else f"{name}: there are no rows"
+        raise NoPairs(msg)
+    return Preferences(pairs, report)
+
+
+def _good_pairs(rows: Iterable[tuple[int, Any]], report: RowReport) -> Iterable[PreferencePair]:
+    for line, row in rows:
+        report.rows += 1
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            pair = to_pair(row, line)
+        except BadRow as error:
+            report.add(line, error)
+        else:
+            yield pair
+
+
+def split_by_prompt(preferences: Preferences, fraction: float, *, seed: int = 0) -> tuple[Preferences, Preferences]:
+    """Holds out a share of the prompts, so that no prompt stands on both sides.
+
+    Which prompts are held out depends on them and on `seed` alone, not on the order of the file. A fraction above zero
+    holds out at least one prompt and leaves at least one.
+
+    Args:
+        preferences: what to split; the report of bad rows stays with the larger part.
+        fraction: share of the prompts to hold out, within [0, 1).
+        seed: another one holds out others.
+
+    Returns:
+        The rest, and what is held out (empty if `fraction` is 0 or there is one prompt only).
+    """
+    prompts = sorted({pair.prompt for pair in preferences.pairs}, key=lambda prompt: _draw(prompt, seed))
+    wanted = max(1, round(fraction * len(prompts))) if fraction > 0 else 0
+    held_out = set(prompts[: min(wanted, len(prompts) - 1)])
+    rest = tuple(pair for pair in preferences.pairs if pair.prompt not in held_out)
+    drawn = tuple(pair for pair in preferences.pairs if pair.prompt in held_out)
+    return Preferences(rest, preferences.rejected_rows), Preferences(drawn, RowReport(rows=len(drawn)))
+
+
+def _draw(prompt: Prompt, seed: int) -> bytes:
+    turns = [(message.role, message.content) for message in prompt]
+    return hashlib.sha256(repr((seed, turns)).encode()).digest()

@@ -1,0 +1,27 @@
+"""JSON results on disk, written whole or not at all. Knows nothing of what is in them."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_document(document: dict[str, Any], path: Path) -> None:
+    """Writes `document` to `path`, replacing what was there in one step; missing directories are made.
+
+    Raises:
+        ValueError: it holds a number that JSON cannot express (NaN or infinity); nothing is written.
+    """
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(staging).chmod(0o644)
+        Path(staging).replace(path)
+    finally:
+        Path(staging).unlink(missing_ok=True)

@@ -1,0 +1,276 @@
+r"""Evaluates a checkpoint on preference pairs, with the very rendering and scores that the service has.
+
+    python -m training.evaluate --model_name_or_path checkpoints/demo --dataset_name test.jsonl \
+        --output_file metrics.json
+
+Knows neither how the model was trained nor HTTP.
+"""
+
+import argparse
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from tqdm import tqdm
+
+from reward_model.calibration import reward_statistics
+from reward_model.checkpoint import Checkpoint, load
+from reward_model.errors import CheckpointRefused, InputError, TooLong
+from reward_model.precision import DtypeName
+from reward_model.rendering import Rendered, Renderer
+from training.data import RowReport, read_preferences
+from training.documents import write_document
+from training.evaluation import Evaluation, Provenance
+from training.pairs import BadRow, PreferencePair, fingerprint
+from training.rows import DataError
+from training.statistics import Accuracy, accuracy, correlation, outcome, probability_quality
+
+DEFAULT_BATCH_TOKENS = 16_384
+#: Exit status for a checkpoint that must not be used, the same as the service's.
+REFUSED = 3
+#: Pairs that are held as tokens at a time, and sorted by length.
+_WINDOW = 2048
+
+
+class EvaluationFailed(RuntimeError):
+    """There is no result; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPair:
+    """A pair with its two raw rewards.
+
+    Attributes:
+        pair: what was scored.
+        chosen, rejected: finite.
+        truncated: the prompt had to be cut.
+    """
+
+    pair: PreferencePair
+    chosen: float
+    rejected: float
+    truncated: bool
+
+    @property
+    def margin(self) -> float:
+        """Chosen minus rejected."""
+        return self.chosen - self.rejected
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    pairs: Sequence[PreferencePair],
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    progress: bool = True,
+) -> Evaluation:
+    """Scores both responses of every pair and compares.
+
+    Prompts are cut where they must be, once for both responses; a response is never cut. A pair whose response does
+    not fit, or that the checkpoint's template cannot render, counts 0.5 and is reported.
+
+    Args:
+        checkpoint: a loaded checkpoint.
+        pairs: one or more.
+        batch_tokens: tokens per forward pass, at least one sequence.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        EvaluationFailed: no pair could be scored, or a score is not finite.
+    """
+    not_scored = RowReport(rows=len(pairs))
+    scored = _score_pairs(checkpoint, pairs, not_scored, batch_tokens=batch_tokens, progress=progress)
+    if not scored:
+        msg = f"not one pair could be scored\n{not_scored.table()}" if pairs else "there are no pairs"
+        raise EvaluationFailed(msg)
+    return _summarise(checkpoint, pairs, scored, not_scored)
+
+
+def _score_pairs(
+    checkpoint: Checkpoint,
+    pairs: Sequence[PreferencePair],
+    not_scored: RowReport,
+    *,
+    batch_tokens: int,
+    progress: bool,
+) -> dict[int, ScoredPair]:
+    """The pairs that can be scored, by index; the others go to the report."""
+    scored: dict[int, ScoredPair] = {}
+    with tqdm(desc="scoring", total=len(pairs), unit="pair", disable=None if progress else True) as bar:
+        for start in range(0, len(pairs), _WINDOW):
+            window = range(start, min(start + _WINDOW, len(pairs)))
+            rendered = _render(checkpoint.renderer, {i: pairs[i] for i in window}, not_scored)
+            bar.update(len(window) - len(rendered))
+            flat = [one for both in rendered.values() for one in both]
+            # Half a pair is scored at a time, in an order of its own.
+            values = _score(checkpoint, flat, batch_tokens, lambda done: bar.update(done / 2))
+            for position, (i, both) in enumerate(rendered.items()):
+                chosen, rejected = values[2 * position : 2 * position + 2]
+                scored[i] = _scored(pairs[i], chosen, rejected, truncated=any(one.truncated for one in both))
+    return scored
+
+
+def _render(renderer: Renderer, pairs: dict[int, PreferencePair], not_scored: RowReport) -> dict[int, list[Rendered]]:
+    rendered: dict[int, list[Rendered]] = {}
+    for i, pair in pairs.items():
+        try:
+            rendered[i] = renderer.render_group(pair.prompt, [pair.chosen, pair.rejected], truncate=True)
+        except TooLong as error:
+            not_scored.add(pair.line, BadRow("too_long", str(error)))
+        except InputError as error:
+            not_scored.add(pair.line, BadRow("not_renderable", str(error)))
+    return rendered
+
+
+def _score(
+    checkpoint: Checkpoint, inputs: Sequence[Rendered], batch_tokens: int, done: Callable[[int], object]
+) -> list[float]:
+    """Raw rewards in the order of `inputs`."""
+    values = [math.nan] * len(inputs)
+    for batch in _batches([len(one.token_ids) for one in inputs], batch_tokens):
+        scores = checkpoint.model.score([inputs[i] for i in batch])
+        for i, score in zip(batch, scores, strict=True):
+            values[i] = score.value
+        done(len(batch))
+    return values
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Groups indices by length, longest first, so that a batch too large for the device fails at once.
+
+    A batch holds what stays within the budget were all as long as its longest, so that it holds for padded models too.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // lengths[order[start]])
+        yield order[start : start + size]
+        start += size
+
+
+def _scored(pair: PreferencePair, chosen: float, rejected: float, *, truncated: bool) -> ScoredPair:
+    if not (math.isfinite(chosen) and math.isfinite(rejected)):
+        msg = f"the pair at line {pair.line} scores {chosen} and {rejected}: the model computes no finite reward for it"
+        raise EvaluationFailed(msg)
+    return ScoredPair(pair, chosen, rejected, truncated)
+
+
+def _summarise(
+    checkpoint: Checkpoint,
+    pairs: Sequence[PreferencePair],
+    scored: dict[int, ScoredPair],
+    not_scored: RowReport,
+) -> Evaluation:
+    outcomes = [outcome(scored[i].margin) if i in scored else 0.5 for i in range(len(pairs))]
+    rewards = [value for one in scored.values() for value in (one.chosen, one.rejected)]
+    lengths = [len(text) for one in scored.values() for text in (one.pair.chosen, one.pair.rejected)]
+    longer = [outcome(len(pair.chosen) - len(pair.rejected)) for pair in pairs]
+    margins = [one.margin for one in scored.values()]
+    return Evaluation(
+        overall=accuracy(outcomes, [pair.prompt for pair in pairs]),
+        prompts=len({pair.prompt for pair in pairs}),
+        by_category=_by(pairs, outcomes, lambda pair: pair.category),
+        by_source=_by(pairs, outcomes, lambda pair: pair.source),
+        by_subset=_by(pairs, outcomes, lambda pair: pair.subset),
+        longer_wins=math.fsum(longer) / len(longer),
+        probabilities=probability_quality(margins, checkpoint.calibration.temperature),
+        length_correlation=correlation(rewards, lengths),
+        reward=reward_statistics(rewards),
+        truncated=sum(one.truncated for one in scored.values()),
+        not_scored=not_scored,
+        provenance=_provenance(checkpoint, pairs),
+    )
+
+
+def _by(
+    pairs: Sequence[PreferencePair], outcomes: Sequence[float], label: Callable[[PreferencePair], str | None]
+) -> dict[str, Accuracy]:
+    """Accuracy per label, in the labels' order; pairs without one are in none."""
+    members: dict[str, list[int]] = {}
+    for i, pair in enumerate(pairs):
+        if (name := label(pair)) is not None:
+            members.setdefault(name, []).append(i)
+    return {
+        name: accuracy([outcomes[i] for i in which], [pairs[i].prompt for i in which])
+        for name, which in sorted(members.items())
+    }
+
+
+def _provenance(checkpoint: Checkpoint, pairs: Sequence[PreferencePair]) -> Provenance:
+    return Provenance(
+        model=checkpoint.name,
+        model_fingerprint=checkpoint.fingerprint,
+        dataset_fingerprint=fingerprint(pairs),
+        max_length=checkpoint.renderer.max_length,
+        device=str(checkpoint.model.precision.device),
+        dtype=checkpoint.model.precision.dtype_name,
+        temperature=checkpoint.calibration.temperature,
+        calibrated=checkpoint.calibration.calibrated,
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        msg = f"{value} is not positive"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--model_name_or_path", required=True, help="checkpoint: a directory or a hub name")
+    add("--dataset_name", required=True, help="pairs: .jsonl, .jsonl.gz, .parquet, a hub name or name:split")
+    add("--output_file", type=Path, help="where the result goes as JSON")
+    add("--max_length", type=_positive, help="read fewer tokens than the checkpoint's own limit")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add("--dtype", default="auto", choices=get_args(DtypeName), help="number format of the backbone")
+    add("--batch_tokens", type=_positive, default=DEFAULT_BATCH_TOKENS, help="tokens per forward pass")
+    add("--max_pairs", type=_positive, help="use only the first so many pairs")
+    add("--chat_template", type=Path, help="a Jinja file, for a foreign checkpoint without a template")
+    add("--score_label", help="which label of a foreign head with several is the reward")
+    return parser
+
+
+def _run(flags: argparse.Namespace) -> str:
+    """Evaluates, writes the result and returns what to show."""
+    preferences = read_preferences(flags.dataset_name, limit=flags.max_pairs)
+    checkpoint = load(
+        flags.model_name_or_path,
+        device=flags.device,
+        dtype=flags.dtype,
+        max_length=flags.max_length,
+        chat_template=flags.chat_template,
+        score_label=flags.score_label,
+    )
+    evaluation = evaluate(checkpoint, preferences.pairs, batch_tokens=flags.batch_tokens)
+    rejected = preferences.rejected_rows
+    if flags.output_file:
+        document: dict[str, Any] = evaluation.to_json() | {"dataset": flags.dataset_name}
+        write_document(document | {"rejected_rows": rejected.to_json()}, flags.output_file)
+    return "\n\n".join([evaluation.table(), *([rejected.table()] if rejected.rejected else [])])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    flags = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        print(_run(flags))
+    except CheckpointRefused as error:
+        print(f"{flags.model_name_or_path}: {error}", file=sys.stderr)
+        return REFUSED
+    except (DataError, EvaluationFailed, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

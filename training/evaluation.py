@@ -1,0 +1,128 @@
+"""The result of evaluating a checkpoint on a data set, as a document for machines and a table for people.
+
+Knows numbers only: how they came about is `training.evaluate`'s business.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reward_model.calibration import RewardStatistics
+from training.data import RowReport
+from training.statistics import Accuracy, Correlation, ProbabilityQuality
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What was evaluated, on what and how: without these, a figure means nothing.
+
+    Attributes:
+        model, model_fingerprint: the checkpoint's name and the identity of its score function.
+        dataset_fingerprint: identity of the pairs.
+        max_length: tokens a conversation may have.
+        device, dtype: what the model ran on and in.
+        temperature, calibrated: what margins were divided by to become probabilities, and whether to trust it.
+    """
+
+    model: str
+    model_fingerprint: str
+    dataset_fingerprint: str
+    max_length: int
+    device: str
+    dtype: str
+    temperature: float
+    calibrated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How well the scores of a checkpoint agree with a set of preferences.
+
+    Attributes:
+        overall: accuracy over all pairs, in which a pair that could not be scored counts 0.5.
+        prompts: how many different prompts there are.
+        by_category, by_source, by_subset: accuracy of the pairs that have such a label.
+        longer_wins: accuracy of preferring the longer response (in characters): what no reading at all would reach.
+        probabilities: over the scored pairs.
+        length_correlation: of the score with the response's characters, over all scored responses.
+        reward: distribution of the raw scores.
+        truncated: pairs whose prompt had to be cut.
+        not_scored: pairs that have no score, by reason.
+    """
+
+    overall: Accuracy
+    prompts: int
+    by_category: Mapping[str, Accuracy]
+    by_source: Mapping[str, Accuracy]
+    by_subset: Mapping[str, Accuracy]
+    longer_wins: float
+    probabilities: ProbabilityQuality
+    length_correlation: Correlation
+    reward: RewardStatistics
+    truncated: int
+    not_scored: RowReport
+    provenance: Provenance
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as one JSON document."""
+        groups = {"by_category": self.by_category, "by_source": self.by_source, "by_subset": self.by_subset}
+        return {
+            **asdict(self.overall),
+            "prompts": self.prompts,
+            **asdict(self.probabilities),
+            **{name: {key: asdict(one) for key, one in members.items()} for name, members in groups.items()},
+            "longer_wins": self.longer_wins,
+            "length_correlation": asdict(self.length_correlation),
+            "reward": asdict(self.reward),
+            "truncated": self.truncated,
+            "not_scored": self.not_scored.rejected,
+            "not_scored_rows": self.not_scored.to_json()["reasons"],
+            **asdict(self.provenance),
+        }
+
+    def table(self) -> str:
+        """The result as plain text."""
+        blocks = [self._summary()]
+        for name, members in (
+            ("category", self.by_category),
+            ("source", self.by_source),
+            ("subset", self.by_subset),
+        ):
+            if members:
+                blocks.append(_group_table(name, members))
+        if self.not_scored.rejected:
+            blocks.append(f"Without a score, counted 0.5:\n{self.not_scored.table()}")
+        return "\n\n".join(blocks)
+
+    def _summary(self) -> str:
+        about, quality, length = self.provenance, self.probabilities, self.length_correlation
+        trust = "fitted" if about.calibrated else "not calibrated"
+        rows = [
+            ("model", f"{about.model}  {about.model_fingerprint}"),
+            ("pairs", f"{self.overall.n:,} on {self.prompts:,} prompts  {about.dataset_fingerprint}"),
+            ("computed", f"{about.dtype} on {about.device}, max_length {about.max_length:,}"),
+            ("accuracy", _percent(self.overall)),
+            ("longer wins", f"{self.longer_wins:6.1%}"),
+            ("temperature", f"{about.temperature:.3g} ({trust})"),
+            ("probabilities", f"ECE {quality.ece:.3f}, NLL {quality.nll:.3f}, Brier {quality.brier:.3f}"),
+            ("score, length", f"Pearson {_rounded(length.pearson)}, Spearman {_rounded(length.spearman)}"),
+            ("rewards", f"mean {self.reward.mean:.3f}, standard deviation {self.reward.std:.3f}"),
+            ("truncated", f"{self.truncated:,} pairs"),
+            ("not scored", f"{self.not_scored.rejected:,} pairs"),
+        ]
+        return "\n".join(f"{name:<15}{value}" for name, value in rows)
+
+
+def _group_table(name: str, members: Mapping[str, Accuracy]) -> str:
+    width = max(len(name), *map(len, members))
+    rows = [f"{key:<{width}}  {one.n:>8,}  {_percent(one)}" for key, one in members.items()]
+    return "\n".join([f"{name:<{width}}  {'pairs':>8}  accuracy [95 % interval]", *rows])
+
+
+def _percent(one: Accuracy) -> str:
+    low, high = one.accuracy_interval
+    return f"{one.accuracy:6.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _rounded(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:+.3f}"

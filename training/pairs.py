@@ -1,0 +1,239 @@
+"""One raw row of a preference data set as a pair: what was asked, which response won, which one lost.
+
+Reads TRL's preference formats (strings or message lists, with the prompt in a column of its own or as the common
+beginning of both sides) and HH-RLHF's raw transcripts (Bai et al. 2022, arXiv 2204.05862). Pure functions of one row:
+knows neither files nor tokens.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from reward_model.records import Message, Prompt, Role, as_prompt
+
+#: Why a row is not used. The first three are found here; the others need a tokenizer and are found when rendering.
+Reason = Literal["malformed", "identical", "nothing_to_score", "too_long", "not_renderable"]
+_MALFORMED: Final = "malformed"
+_IDENTICAL: Final = "identical"
+_NOTHING: Final = "nothing_to_score"
+
+#: Columns that change what the prompt means and that no reward model here can read.
+_UNSUPPORTED = ("tools", "images", "chat_template_kwargs")
+_HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+_SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
+_SPEAKER_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
+_ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; its text says what is wrong with it.
+
+    Attributes:
+        reason: a stable word to count by.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two responses to one prompt, of which somebody preferred the first.
+
+    Attributes:
+        prompt: the turns before the response.
+        chosen, rejected: the two responses; they differ.
+        margin: by how much the chosen one is better, in units of reward; None where nobody said.
+        source, category, subset: labels to report results by.
+        line: where it stands in its file, counted from 1.
+    """
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    margin: float | None
+    source: str | None
+    category: str | None
+    line: int
+    subset: str | None = None
+
+
+def to_pair(row: Any, line: int) -> PreferencePair:
+    """Turns one row, as JSON or Arrow give it, into a pair.
+
+    Raises:
+        BadRow: it is no preference between two different responses to one prompt.
+    """
+    if not isinstance(row, Mapping):
+        msg = f"a row must be an object with `chosen` and `rejected`, not {type(row).__name__}"
+        raise BadRow(_MALFORMED, msg)
+    for column in _UNSUPPORTED:
+        if row.get(column):
+            msg = f"the column `{column}` cannot be rendered, and without it the prompt would be another one"
+            raise BadRow(_MALFORMED, msg)
+    if (label := row.get("label")) is not None and label != 1:
+        msg = f"`label` is {label!r}: soft labels are not learned from, and as a plain preference it would be wrong"
+        raise BadRow(_MALFORMED, msg)
+    prompt, chosen, rejected = _split(row)
+    if chosen == rejected:
+        msg = "both responses are the same"
+        raise BadRow(_IDENTICAL, msg)
+    source, category, subset = (_label(row, column) for column in ("source", "category", "subset"))
+    return PreferencePair(prompt, chosen, rejected, _margin(row), source, category, line, subset)
+
+
+def fingerprint(pairs: Iterable[PreferencePair]) -> str:
+    """`sha256:` over prompts, responses and margins in order, whatever format they were stored in."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        turns = [[message.role, message.content] for message in pair.prompt]
+        canonical = json.dumps([turns, pair.chosen, pair.rejected, pair.margin], separators=(",", ":"))
+        digest.update(canonical.encode() + b"\n")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def split_transcript(text: str) -> Prompt:
+    r"""The turns of a transcript `\n\nHuman: ...\n\nAssistant: ...`; empty where `text` is not one."""
+    if not text.startswith(_HUMAN):
+        return ()
+    _, *pieces = _SPEAKER.split(text)
+    return tuple(Message(_SPEAKER_ROLES[who], said) for who, said in zip(pieces[::2], pieces[1::2], strict=True))
+
+
+def _split(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
+    prompt = row.get("prompt")
+    chosen, rejected = _side(row, "chosen"), _side(row, "rejected")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return _split_implicit(chosen, rejected) if prompt is None else _split_strings(prompt, chosen, rejected)
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        msg = "`chosen` and `rejected` must both be strings or both be lists of messages"
+        raise BadRow(_MALFORMED, msg)
+    return _split_turns(() if prompt is None else _turns(prompt, "prompt"), chosen, rejected)
+
+
+def _split_turns(lead: Prompt, chosen: Prompt, rejected: Prompt) -> tuple[Prompt, str, str]:
+    """The last turns are the responses; what precedes them on both sides alike belongs to the prompt."""
+    for name, turns in (("chosen", chosen), ("rejected", rejected)):
+        if not turns:
+            msg = f"`{name}` has no turns"
+            raise BadRow(_NOTHING, msg)
+        if turns[-1].role != "assistant":
+            msg = f"the last turn of `{name}` is not the assistant's"
+            raise BadRow(_MALFORMED, msg)
+    n = len(lead)
+    # Some sets repeat the prompt column at the beginning of both conversations.
+    if n < min(len(chosen), len(rejected)) and chosen[:n] == rejected[:n] == lead:
+        chosen, rejected = chosen[n:], rejected[n:]
+    if chosen[:-1] != rejected[:-1]:
+        raise _different_prompts(chosen, rejected)
+    return (*lead, *chosen[:-1]), chosen[-1].content, rejected[-1].content
+
+
+def _different_prompts(chosen: Prompt, rejected: Prompt) -> BadRow:
+    shared = min(len(chosen), len(rejected))
+    if chosen[:shared] == rejected[:shared]:
+        msg = "one conversation is only the beginning of the other: no response is left"
+        return BadRow(_NOTHING, msg)
+    msg = "the turns before the last one differ, so the two responses do not answer the same prompt"
+    return BadRow(_MALFORMED, msg)
+
+
+def _split_strings(prompt: Any, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
+    turns = _turns(prompt, "prompt")
+    if not isinstance(prompt, str) or not split_transcript(prompt):
+        return turns, chosen, rejected
+    if turns[-1].role == "assistant":
+        return turns[:-1], _continued(turns[-1].content, chosen), _continued(turns[-1].content, rejected)
+    return turns, _without_speaker(chosen), _without_speaker(rejected)
+
+
+def _continued(begun: str, completion: str) -> str:
+    """The whole last turn of a transcript prompt that ends in `Assistant:`, perhaps with words of its own."""
+    return begun + completion if begun else completion.removeprefix(" ")
+
+
+def _without_speaker(completion: str) -> str:
+    return completion.removeprefix(_ASSISTANT).removeprefix(" ") if completion.startswith(_ASSISTANT) else completion
+
+
+def _split_implicit(chosen: str, rejected: str) -> tuple[Prompt, str, str]:
+    """Two transcripts are split into turns; of other strings, the common beginning is the prompt.
+
+    As in TRL's `extract_prompt`, a space before the first difference belongs to the responses.
+    """
+    if chosen == rejected:
+        msg = "both sides are the same"
+        raise BadRow(_IDENTICAL, msg)
+    transcripts = split_transcript(chosen), split_transcript(rejected)
+    if all(transcripts):
+        return _split_turns((), *transcripts)
+    if any(transcripts):
+        msg = "only one of the two sides is a transcript"
+        raise BadRow(_MALFORMED, msg)
+    shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+    if shared is None:
+        msg = "one side is only the beginning of the other: no response is left"
+        raise BadRow(_NOTHING, msg)
+    start = shared - chosen[:shared].endswith(" ")
+    return as_prompt(chosen[:start]), chosen[start:], rejected[start:]
+
+
+def _side(row: Mapping[str, Any], column: str) -> str | Prompt:
+    value = row.get(column)
+    if value is None:
+        msg = f"there is no `{column}`"
+        raise BadRow(_MALFORMED, msg)
+    return _text(value, column) if isinstance(value, str) else _turns(value, column)
+
+
+def _turns(value: Any, column: str) -> Prompt:
+    if isinstance(value, str):
+        text = _text(value, column)
+        return split_transcript(text) or as_prompt(text)
+    if not isinstance(value, list):
+        msg = f"`{column}` must be a string or a list of messages, not {type(value).__name__}"
+        raise BadRow(_MALFORMED, msg)
+    return tuple(_message(turn, column) for turn in value)
+
+
+def _message(turn: Any, column: str) -> Message:
+    if not isinstance(turn, Mapping):
+        msg = f"a message in `{column}` must be an object with `role` and `content`, not {type(turn).__name__}"
+        raise BadRow(_MALFORMED, msg)
+    role = next((known for known in _ROLES if known == turn.get("role")), None)
+    if role is None or turn.get("tool_calls"):
+        msg = f"a message in `{column}` must come from one of {', '.join(_ROLES)} and call no tools"
+        raise BadRow(_MALFORMED, msg)
+    return Message(role, _text(turn.get("content"), column))
+
+
+def _text(value: Any, column: str) -> str:
+    if not isinstance(value, str):
+        msg = f"a content in `{column}` must be a string, not {type(value).__name__}"
+        raise BadRow(_MALFORMED, msg)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        msg = f"a content in `{column}` holds half a surrogate pair, which is no text"
+        raise BadRow(_MALFORMED, msg) from error
+    return value
+
+
+def _margin(row: Mapping[str, Any]) -> float | None:
+    value = row.get("margin")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        msg = f"`margin` must be a finite number, not {value!r}"
+        raise BadRow(_MALFORMED, msg)
+    return float(value)
+
+
+def _label(row: Mapping[str, Any], column: str) -> str | None:
+    value = row.get(column)
+    return None if value is None else _text(str(value), column)

@@ -1,0 +1,218 @@
+"""Trains a reward model from preference pairs.
+
+    python -m training.train --model_name_or_path M --dataset_name pairs.jsonl --output_dir checkpoints/mine
+
+Reads the pairs, trains with transformers' `Trainer`, fits the calibration on held-out pairs and writes a checkpoint
+that the service loads. All of transformers' training flags work; see `training.arguments` for ours. Knows nothing of
+HTTP.
+"""
+
+import logging
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import HfArgumentParser, set_seed
+
+import reward_model
+from reward_model import checkpoint
+from reward_model.calibration import UNCALIBRATED, fit, reward_statistics
+from reward_model.errors import CheckpointRefused
+from reward_model.manifest import Manifest
+from reward_model.model import RewardModel
+from reward_model.precision import Precision
+from reward_model.pretrained import vocabulary_of
+from reward_model.rendering import Renderer
+from training.arguments import RewardTrainingArguments
+from training.base import Base, load_base
+from training.batches import RenderedPair, render_pairs
+from training.data import NoPairs, Preferences, read_preferences, split_by_prompt
+from training.rows import DataError
+from training.trainer import RewardTrainer, TrainingFailed, pair_metrics, score_pairs
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_LENGTH = 1024
+#: Rewards that differ by less than this have not been learned.
+_NO_SPREAD = 1e-4
+_CHANCE = 0.5
+_FLAGS: Any = RewardTrainingArguments
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The pairs of a run, rendered.
+
+    Attributes:
+        train, validation: what is learned from, and what is not.
+        record: fingerprints and counts for the checkpoint.
+    """
+
+    train: list[RenderedPair]
+    validation: list[RenderedPair]
+    record: dict[str, Any]
+
+
+def train(args: RewardTrainingArguments) -> Manifest:
+    """Runs the whole stage and writes the checkpoint to `args.output_dir`.
+
+    Raises:
+        TrainingFailed: nothing was learned, or the rewards diverged; nothing is written.
+        CheckpointRefused: the base model cannot become a reward model.
+        training.data.NoPairs: no row of a data set could be used.
+    """
+    directory = Path(str(args.output_dir))
+    # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
+    args.output_dir = f"{directory}.trainer"
+    set_seed(args.seed)
+    base = load_base(str(args.model_name_or_path), disable_dropout=args.disable_dropout)
+    renderer = _renderer(base, args.max_length)
+    data = _load_data(args, renderer)
+    model = RewardModel(base.network, Precision(torch.device("cpu"), torch.float32, "training"))
+    trainer = RewardTrainer(model, args, data.train, data.validation)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    manifest = _finish(model.eval(), base, renderer.max_length, data, args, directory)
+    with suppress(OSError):
+        Path(args.output_dir).rmdir()  # the Trainer makes it even where nothing is kept in it
+    return manifest
+
+
+def _renderer(base: Base, max_length: int | None) -> Renderer:
+    limit = min(base.positions, DEFAULT_MAX_LENGTH) if max_length is None else max_length
+    if limit > base.positions:
+        msg = f"--max_length {limit} is more than the {base.positions} tokens the base model can read"
+        raise CheckpointRefused(msg)
+    vocabulary = vocabulary_of(base.network)
+    return Renderer(base.tokenizer, rendering="chat_template", max_length=limit, vocab_size=vocabulary)
+
+
+def _load_data(args: RewardTrainingArguments, renderer: Renderer) -> Data:
+    train_set = read_preferences(str(args.dataset_name), limit=args.max_pairs)
+    if args.eval_dataset_name:
+        held_out = read_preferences(args.eval_dataset_name)
+    else:
+        train_set, held_out = split_by_prompt(train_set, args.eval_fraction, seed=args.seed)
+    rendered = _render(train_set, renderer, str(args.dataset_name))
+    validation = _render(held_out, renderer, args.eval_dataset_name or "the held-out part")
+    if not rendered:
+        msg = f"{args.dataset_name}: no pair is left to train on\n{train_set.rejected_rows.table()}"
+        raise NoPairs(msg)
+    record = {
+        "dataset": args.dataset_name,
+        "dataset_fingerprint": train_set.fingerprint,
+        "pairs": len(rendered),
+        "truncated_pairs": sum(one.chosen.truncated for one in rendered),
+        "bad_rows": train_set.rejected_rows.to_json(),
+        "eval_dataset": args.eval_dataset_name or f"{args.eval_fraction:.0%} of the prompts, seed {args.seed}",
+        "eval_pairs": len(validation),
+    }
+    return Data(rendered, validation, record)
+
+
+def _render(preferences: Preferences, renderer: Renderer, name: str) -> list[RenderedPair]:
+    """Renders what can be, adds what cannot to the report, and shows it."""
+    examples = render_pairs(preferences.pairs, renderer, preferences.rejected_rows)
+    logger.info("%s: %d pairs; %s", name, len(examples), preferences.rejected_rows.table())
+    return examples
+
+
+def _finish(
+    model: RewardModel,
+    base: Base,
+    max_length: int,
+    data: Data,
+    args: RewardTrainingArguments,
+    directory: Path,
+) -> Manifest:
+    """Judges what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
+    judged = data.validation or data.train
+    chosen, rejected = score_pairs(model, judged, args.per_device_eval_batch_size)
+    metrics = pair_metrics(chosen, rejected, loss=True)
+    _check_learned(metrics, held_out=bool(data.validation))
+    calibration = UNCALIBRATED
+    if data.validation:
+        margins = [better - worse for better, worse in zip(chosen, rejected, strict=True)]
+        calibration = fit(margins, [example.pair.prompt for example in data.validation])
+    manifest = checkpoint.save(
+        model,
+        base.tokenizer,
+        directory,
+        max_length=max_length,
+        calibration=calibration,
+        reward=reward_statistics([*chosen, *rejected]),
+        training={**data.record, "metrics": metrics, "flags": _flags(args), "versions": _versions()},
+    )
+    logger.info(
+        "%s: accuracy %.1f %% on %d %s pairs, temperature %.2f (%s); wrote %s",
+        manifest.fingerprint[:19],
+        100 * metrics["accuracy"],
+        len(judged),
+        "held-out" if data.validation else "training",
+        calibration.temperature,
+        calibration.reason or "calibrated",
+        directory,
+    )
+    return manifest
+
+
+def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
+    if not all(math.isfinite(value) for value in metrics.values()):
+        msg = "the trained model gives rewards that are not finite: lower --learning_rate or train in fp32"
+        raise TrainingFailed(msg)
+    if metrics["reward_std"] < _NO_SPREAD:
+        msg = (
+            f"all responses get the same reward (standard deviation {metrics['reward_std']:.1e}): nothing was learned."
+            " Raise --learning_rate or --num_train_epochs, and look whether chosen and rejected differ within"
+            " --max_length"
+        )
+        raise TrainingFailed(msg)
+    if metrics["accuracy"] <= _CHANCE:
+        logger.warning(
+            "accuracy on %s pairs is %.1f %%, no better than chance: check which response the data calls chosen, train"
+            " longer or on more pairs, or start from a larger base",
+            "held-out" if held_out else "the training",
+            100 * metrics["accuracy"],
+        )
+
+
+def _flags(args: RewardTrainingArguments) -> dict[str, Any]:
+    """The flags that differ from their defaults."""
+    defaults = {field.name: field.default for field in fields(args)}
+    given = {name: value for name, value in vars(args).items() if value != defaults.get(name)}
+    return {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "reward_model": reward_model.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and trains; 2 for unusable flags, 1 where there is nothing to train on or with."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = HfArgumentParser(_FLAGS, description=__doc__, allow_abbrev=False)
+    try:
+        (args,) = parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.exit(2, f"training.train: {error}\n")
+    try:
+        train(args)
+    except (CheckpointRefused, DataError, TrainingFailed) as error:
+        sys.stderr.write(f"training.train: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

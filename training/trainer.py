@@ -1,0 +1,130 @@
+"""transformers' `Trainer`, taught to train on packed preference pairs.
+
+Knows the loss and what to log; not where pairs come from, nor what happens to the model afterwards.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+from transformers.trainer_utils import IntervalStrategy
+
+from reward_model.model import RewardModel
+from training.arguments import RewardTrainingArguments
+from training.batches import PairDataset, RenderedPair, collate
+from training.losses import bradley_terry
+
+
+class TrainingFailed(RuntimeError):
+    """Training gave nothing that could be used; the message says how to go on."""
+
+
+class RewardTrainer(Trainer):
+    """Bradley-Terry training of a `RewardModel`.
+
+    Args:
+        model: the reward model; any device placement is the Trainer's.
+        args: the flags.
+        train: pairs to learn from.
+        validation: held-out pairs, may be empty.
+    """
+
+    def __init__(
+        self,
+        model: RewardModel,
+        args: RewardTrainingArguments,
+        train: Sequence[RenderedPair],
+        validation: Sequence[RenderedPair],
+    ) -> None:
+        if not validation:
+            args.eval_strategy = IntervalStrategy.NO
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=PairDataset(train),
+            eval_dataset=PairDataset(validation) if validation else None,
+            data_collator=collate,
+        )
+        self._reward_model = model
+        self._validation = validation
+        self._recent: list[Tensor] = []
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 - the Trainer's signature
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Mean Bradley-Terry loss of a batch of pairs."""
+        margin = inputs.pop("margin", None)
+        rewards: Tensor = model(**inputs)[:, 0]
+        chosen, rejected = rewards.view(2, -1)
+        loss = bradley_terry(chosen, rejected, margin)
+        self._recent.append(torch.stack([chosen, rejected]).detach())
+        return (loss, rewards) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds accuracy, margin and reward statistics since the last log to the Trainer's own."""
+        if "loss" in logs and self._recent:
+            chosen, rejected = torch.cat(self._recent, dim=1).float().cpu()
+            self._recent.clear()
+            logs |= pair_metrics(chosen.tolist(), rejected.tolist())
+            if not math.isfinite(logs["reward_mean"]):
+                raise TrainingFailed(_DIVERGED.format(step=self.state.global_step))
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,  # noqa: ARG002 - the Trainer's signature
+        ignore_keys: list[str] | None = None,  # noqa: ARG002
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Loss, accuracy, margin and reward statistics over the validation pairs, each pair counted once."""
+        chosen, rejected = score_pairs(self._reward_model, self._validation, self.args.per_device_eval_batch_size)
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in pair_metrics(chosen, rejected, loss=True).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+_DIVERGED = (
+    "rewards are no longer finite after step {step}: training diverged. Lower --learning_rate, raise --warmup_steps,"
+    " or train without --bf16 / --fp16"
+)
+
+
+@torch.inference_mode()
+def score_pairs(
+    model: RewardModel, examples: Sequence[RenderedPair], pairs_per_batch: int
+) -> tuple[list[float], list[float]]:
+    """Raw rewards of the chosen and of the rejected responses, in order.
+
+    Longest pairs first, so that a batch that is too large fails at once.
+    """
+    model.eval()
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].chosen.token_ids))
+    scores = [(0.0, 0.0)] * len(examples)
+    for start in range(0, len(order), pairs_per_batch):
+        indices = order[start : start + pairs_per_batch]
+        rendered = [examples[i].chosen for i in indices] + [examples[i].rejected for i in indices]
+        values = [score.value for score in model.score(rendered)]
+        for position, i in enumerate(indices):
+            scores[i] = (values[position], values[len(indices) + position])
+    return [chosen for chosen, _ in scores], [rejected for _, rejected in scores]
+
+
+def pair_metrics(chosen: Sequence[float], rejected: Sequence[float], *, loss: bool = False) -> dict[str, float]:
+    """Accuracy (ties 0.5), mean margin, mean and standard deviation of all rewards; the loss too if asked for."""
+    better, worse = torch.tensor(chosen, dtype=torch.float64), torch.tensor(rejected, dtype=torch.float64)
+    margins, rewards = better - worse, torch.cat([better, worse])
+    metrics = {
+        "accuracy": ((margins > 0).double() + 0.5 * (margins == 0)).mean().item(),
+        "margin": margins.mean().item(),
+        "reward_mean": rewards.mean().item(),
+        "reward_std": rewards.std(correction=0).item(),
+    }
+    return {"loss": bradley_terry(better, worse).item(), **metrics} if loss else metrics
