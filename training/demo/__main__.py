@@ -11,7 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from reward_model.errors import CheckpointRefused
+from reward_model.precision import choose_precision
 from training.arguments import RewardTrainingArguments
 from training.demo.backbone import copy_backbone
 from training.train import train
@@ -43,7 +46,9 @@ def demo_arguments(backbone: Path, output_dir: Path) -> RewardTrainingArguments:
         eval_dataset_name=str(_HERE / "heldout.jsonl"),
         output_dir=str(output_dir),
         learning_rate=1e-4,
-        num_train_epochs=2,
+        num_train_epochs=3,
+        # Where bf16 is fast it saves time, at the same accuracy.
+        bf16=choose_precision().dtype == torch.bfloat16,
         seed=0,
     )
 

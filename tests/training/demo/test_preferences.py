@@ -1,6 +1,7 @@
 """The project's own preference pairs: balanced, clean, and held out by prompt."""
 
 from collections import Counter
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_length_does_not_give_the_answer_away(part: str) -> None:
 def test_no_prompt_is_both_trained_on_and_held_out() -> None:
     train, held_out = ({pair.prompt[0].content.strip().lower() for pair in read(p).pairs} for p in ("train", "heldout"))
     assert not train & held_out
+
+
+def test_the_example_asks_ten_prompts_that_were_not_trained_on() -> None:
+    source = (HERE.parents[1] / "examples" / "compare_answers.py").read_text(encoding="utf-8")
+    spec = spec_from_loader("compare_answers", loader=None)
+    assert spec is not None
+    example = module_from_spec(spec)
+    exec(compile(source, "compare_answers.py", "exec"), example.__dict__)
+    trained = {pair.prompt[0].content for pair in read("train").pairs}
+    assert [pair[0] in trained for pair in example.PAIRS] == [True, True] + [False] * 10
 
 
 def test_prompts_are_varied() -> None:
