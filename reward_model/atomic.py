@@ -15,6 +15,22 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
+def checked_target(target: Path, owned: str = "reward_model.json") -> Path:
+    """`target` as an absolute path, if it may be replaced: it does not exist, is empty, or holds the file `owned`.
+
+    Raises:
+        FileExistsError: it is something else, which would be lost.
+    """
+    resolved = target.expanduser().resolve()
+    if resolved == Path.cwd() or (resolved.exists() and not resolved.is_dir()):
+        msg = f"{target} cannot be replaced by a checkpoint: name a directory of its own"
+        raise FileExistsError(msg)
+    if resolved.is_dir() and any(resolved.iterdir()) and not (resolved / owned).is_file():
+        msg = f"{target} holds files that are no checkpoint and would be lost: name another directory"
+        raise FileExistsError(msg)
+    return resolved
+
+
 @contextmanager
 def replaced_directory(target: Path) -> Iterator[Path]:
     """Yields an empty directory that takes the place of `target` when the block ends without an error.
@@ -25,8 +41,9 @@ def replaced_directory(target: Path) -> Iterator[Path]:
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield staging
-        staging.chmod(0o755)
         for path in (*staging.rglob("*"), staging):
+            # Some writers make private files, but the service may run as another user.
+            path.chmod(0o755 if path.is_dir() else 0o644)
             _sync(path)
         _swap(staging, target)
         _sync(target.parent)

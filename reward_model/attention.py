@@ -5,8 +5,8 @@ function, equal to transformers' eager attention on each sequence alone; causali
 the model's. Knows nothing of batches of requests.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from transformers import AttentionInterface
 
 #: The name under which transformers dispatches to `packed_attention`.
 PACKED = "reward_model_packed"
+#: Tensors that some models hand through and that change nothing here.
+_HARMLESS = frozenset({"position_ids", "cache_position"})
 
 
 def packed_attention(  # noqa: PLR0913 - the signature is transformers'
@@ -30,7 +32,7 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     sliding_window: int | None = None,
     softcap: float | None = None,
     is_causal: bool | None = None,
-    **_: object,
+    **others: object,
 ) -> tuple[Tensor, None]:
     """Attention within each segment.
 
@@ -48,25 +50,50 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
 
     Returns:
         [1, T, heads, head_size], and None for the weights.
+
+    Raises:
+        NotImplementedError: the model's attention has a term that is not known here (attention sinks, say).
     """
+    if unknown := sorted(name for name, value in others.items() if isinstance(value, Tensor) and name not in _HARMLESS):
+        msg = f"packed attention does not know {', '.join(unknown)}"
+        raise NotImplementedError(msg)
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     pieces = []
-    for start, end in pairwise(segments):
-        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
-        windowed = sliding_window is not None and end - start > sliding_window
-        if softcap is not None:
-            piece = _softcapped(q, k, v, softcap, scaling, dropout, _mask(q, sliding_window, causal=causal))
-        elif windowed:
-            mask = _mask(q, sliding_window, causal=causal)
-            piece = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=_grouped(q, k)
-            )
+    for start, count, length in _runs(segments):
+        # Equal lengths side by side are one batch: [count, heads, length, head_size], without a copy.
+        q, k, v = (_batched(tensor, start, count, length) for tensor in (query, key, value))
+        windowed = sliding_window is not None and length > sliding_window
+        mask = _mask(q, sliding_window, causal=causal) if windowed or softcap is not None else None
+        if softcap is not None and mask is not None:
+            piece = _softcapped(q, k, v, softcap, scaling, dropout, mask)
         else:
             piece = F.scaled_dot_product_attention(
-                q, k, v, is_causal=causal, dropout_p=dropout, scale=scaling, enable_gqa=_grouped(q, k)
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=causal and not windowed,
+                dropout_p=dropout,
+                scale=scaling,
+                enable_gqa=_grouped(q, k),
             )
-        pieces.append(piece)
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+        pieces.append(piece.transpose(1, 2).flatten(0, 1))
+    return torch.cat(pieces).unsqueeze(0), None
+
+
+def _runs(segments: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(start, count, length) of each run of segments that are equally long."""
+    start = 0
+    for length, run in groupby(end - start for start, end in pairwise(segments)):
+        count = len(list(run))
+        yield start, count, length
+        start += count * length
+
+
+def _batched(tensor: Tensor, start: int, count: int, length: int) -> Tensor:
+    """[1, heads, T, head_size] -> [count, heads, length, head_size] of the tokens from `start` on."""
+    heads, head_size = tensor.shape[1], tensor.shape[3]
+    return tensor[0, :, start : start + count * length].view(heads, count, length, head_size).transpose(0, 1)
 
 
 def _grouped(query: Tensor, key: Tensor) -> bool:

@@ -5,6 +5,7 @@ else knows which one it is.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,15 +15,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from reward_model.attention import PACKED
+from reward_model.errors import CheckpointRefused
 from reward_model.packing import PackedBatch
 from reward_model.pooling import segment_of_token
 
 #: Their position ids start after the padding id and skip padding tokens (fairseq's rule).
-_POSITIONS_AFTER_PAD = frozenset(
-    {"camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
-)
-#: A padded group may hold sequences this much shorter than its longest.
-_PADDED_GROUP_RATIO = 0.8
+_POSITIONS_AFTER_PAD = frozenset({"camembert", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"})
+#: A padded group may hold sequences down to this share of its longest.
+_SIMILAR = 0.8
 
 
 class Backbone(Protocol):
@@ -35,19 +35,44 @@ class Backbone(Protocol):
         """[T, d] of the last layer, in the order of `batch.input_ids`."""
         ...
 
+    def padding(self, lengths: Sequence[int]) -> int:
+        """How many tokens beside the real ones a batch of such sequences computes."""
+        ...
+
 
 def choose_backbone(model: PreTrainedModel) -> Backbone:
     """Packed wherever transformers lets the attention be replaced."""
-    if model._supports_attention_backend:  # noqa: SLF001 - transformers has no public name for it
+    rope = _rope_types(model)
+    if "dynamic" in rope:
+        msg = "dynamic RoPE makes a score depend on what was scored before it: set another rope_type in config.json"
+        raise CheckpointRefused(msg)
+    if model._supports_attention_backend and "longrope" not in rope:  # noqa: SLF001 - it has no public name
         model.set_attn_implementation(PACKED)
         return PackedBackbone(model)
     model.set_attn_implementation("eager")
+    if "longrope" in rope:
+        reason = "longrope picks its frequencies by the longest sequence of a batch, so each is computed alone"
+        return PaddedBackbone(model, reason=reason, similar=1.0)
     return PaddedBackbone(model)
 
 
+def _rope_types(model: PreTrainedModel) -> set[str]:
+    """The kinds of rotary embedding in the config, which may have one for each type of layer."""
+    parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    each = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    return {str(one["rope_type"]) for one in each if "rope_type" in one}
+
+
 def usable_positions(model: PreTrainedModel) -> int:
-    """How many tokens the position embeddings reach."""
+    """How many tokens the position embeddings reach.
+
+    Raises:
+        CheckpointRefused: the config does not say.
+    """
     config = model.config.get_text_config()
+    if getattr(config, "max_position_embeddings", None) is None:
+        msg = f"the config of this {config.model_type!r} model does not say how many positions it has"
+        raise CheckpointRefused(msg)
     taken = config.pad_token_id + 1 if config.model_type in _POSITIONS_AFTER_PAD else 0
     return int(config.max_position_embeddings) - taken
 
@@ -73,6 +98,10 @@ class PackedBackbone:
         hidden: Tensor = _without_pooler(self.model)(**inputs).last_hidden_state
         return hidden.squeeze(0)
 
+    def padding(self, lengths: Sequence[int]) -> int:  # noqa: ARG002
+        """None at all."""
+        return 0
+
     def _positions(self, batch: PackedBatch) -> Tensor:
         config = self.model.config
         if config.model_type not in _POSITIONS_AFTER_PAD:
@@ -92,6 +121,7 @@ class PaddedBackbone:
     model: PreTrainedModel
     path: str = "padded"
     reason: str = "this architecture computes its own attention, which cannot be packed"
+    similar: float = _SIMILAR
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """See `Backbone`."""
@@ -99,11 +129,25 @@ class PaddedBackbone:
         ids = torch.split(batch.input_ids, lengths)
         segments = torch.split(_segment_ids(batch), lengths)
         rows: list[Tensor] = [torch.empty(0)] * len(lengths)
-        for group in _groups_of_similar_length(lengths):
+        for group in self._groups(lengths):
             hidden = self._padded([ids[i] for i in group], [segments[i] for i in group])
             for row, i in zip(hidden, group, strict=True):
                 rows[i] = row[: lengths[i]]
         return torch.cat(rows)
+
+    def padding(self, lengths: Sequence[int]) -> int:
+        """See `Backbone`."""
+        return sum(lengths[group[0]] - lengths[i] for group in self._groups(lengths) for i in group)
+
+    def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of sequences of similar length, the longest of each group first."""
+        groups: list[list[int]] = []
+        for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+            if groups and lengths[i] >= self.similar * lengths[groups[-1][0]]:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        return groups
 
     def _padded(self, ids: list[Tensor], segments: list[Tensor]) -> Tensor:
         pad_token_id = self.model.config.get_text_config().pad_token_id or 0
@@ -115,16 +159,6 @@ class PaddedBackbone:
             inputs["token_type_ids"] = pad_sequence(segments, batch_first=True)
         hidden: Tensor = _without_pooler(self.model)(**inputs).last_hidden_state
         return hidden
-
-
-def _groups_of_similar_length(lengths: list[int]) -> list[list[int]]:
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if groups and lengths[i] >= _PADDED_GROUP_RATIO * lengths[groups[-1][0]]:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
 
 
 def _segment_ids(batch: PackedBatch) -> Tensor:

@@ -35,9 +35,20 @@ class Calibration:
     pairs: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a temperature that cannot divide anything."""
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            msg = f"a temperature must be positive, not {self.temperature!r}"
+            raise ValueError(msg)
+
+    @property
+    def trusted(self) -> float:
+        """The temperature to divide by: T, or 1 where T should not be trusted."""
+        return self.temperature if self.calibrated else 1.0
+
     def probability(self, margin: float) -> float:
         """P(the first beats the second) for `margin` = first score - second score."""
-        return sigmoid(margin / self.temperature)
+        return sigmoid(margin / self.trusted)
 
 
 UNCALIBRATED = Calibration()
@@ -57,6 +68,13 @@ class RewardStatistics:
     std: float
     deciles: tuple[float, ...]
     n: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers that describe no distribution."""
+        numbers = (self.mean, self.std, *self.deciles)
+        if not all(map(math.isfinite, numbers)) or self.std < 0 or len(self.deciles) != 9:
+            msg = f"not the statistics of rewards: {self}"
+            raise ValueError(msg)
 
 
 def reward_statistics(rewards: Sequence[float]) -> RewardStatistics:

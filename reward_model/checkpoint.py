@@ -5,8 +5,9 @@ refuses. Knows nothing of how the model was trained or is served.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import (
 from reward_model.atomic import replaced_directory
 from reward_model.backbone import usable_positions
 from reward_model.calibration import UNCALIBRATED, Calibration, RewardStatistics
-from reward_model.errors import CheckpointRefused
+from reward_model.errors import CheckpointRefused, GoldenMismatch
 from reward_model.golden import MAX_GOLDEN_TOKENS, GoldenVector, golden_renderings, replay
 from reward_model.manifest import (
     KIND,
@@ -34,14 +35,14 @@ from reward_model.manifest import (
 )
 from reward_model.model import RewardModel
 from reward_model.pooling import pooling_of
-from reward_model.precision import DtypeName, choose_precision
+from reward_model.precision import DtypeName, Precision, choose_precision
 from reward_model.pretrained import load_network, load_tokenizer, vocabulary_of
 from reward_model.reference import ReferenceModel
 from reward_model.rendering import Renderer, Rendering
 from reward_model.scores import Scalarisation
 from reward_model.source import check_safe, locate, score_files
 
-#: A golden score may differ by this much in fp32, in units of max(1, reward std); see the design.
+#: A golden score may differ by this much in fp32, in units of max(1, reward std); see docs/checkpoint.md.
 FLOAT32_TOLERANCE = 1e-4
 #: ... and by this much in bf16, in units of the reward std.
 BFLOAT16_TOLERANCE = 0.05
@@ -77,41 +78,54 @@ class Checkpoint:
         return self.manifest.reward if self.manifest else None
 
 
-def load(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    device: str = "auto",
-    dtype: DtypeName = "auto",
-    max_length: int | None = None,
-    chat_template: Path | None = None,
-    score_label: str | None = None,
-    deterministic: bool = False,
-) -> Checkpoint:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a checkpoint is to be read; see `load`."""
+
+    revision: str | None = None
+    max_length: int | None = None
+    chat_template: Path | None = None
+    score_label: str | None = None
+    deterministic: bool = False
+
+
+def load(name: str | Path, *, device: str = "auto", dtype: DtypeName = "auto", **options: Any) -> Checkpoint:
     """Loads and verifies a checkpoint.
 
     Args:
         name: a directory, or a hub name (with `revision`).
-        device, dtype: see `reward_model.precision`.
-        max_length: read fewer tokens than the checkpoint's own limit.
-        chat_template: a Jinja file, for a foreign checkpoint without a template.
-        score_label: which label of a foreign head with several is the reward.
-        deterministic: see `RewardModel`.
+        device, dtype: see `reward_model.precision`. Where `auto` means bf16 and that is too coarse for the golden
+            vectors of this checkpoint, it is loaded in fp32 instead, and says so.
+        options: the fields of `Options`:
+            max_length, to read fewer tokens than the checkpoint's own limit;
+            chat_template, a Jinja file for a foreign checkpoint without a template;
+            score_label, which label of a foreign head with several is the reward;
+            deterministic, see `RewardModel`.
 
     Raises:
         CheckpointRefused: it would not give the trained score; the message says why.
     """
     precision = choose_precision(device, dtype)
-    directory = locate(str(name), revision)
+    try:
+        return _load(name, precision, Options(**options))
+    except GoldenMismatch as error:
+        if dtype != "auto" or precision.dtype == torch.float32:
+            raise
+        exact = replace(precision, dtype=torch.float32, reason=f"bf16 is too coarse for this checkpoint: {error}")
+        return _load(name, exact, Options(**options))
+
+
+def _load(name: str | Path, precision: Precision, options: Options) -> Checkpoint:
+    directory = locate(str(name), options.revision)
     check_safe(directory)
     manifest = read_manifest(directory)
     if manifest is not None:
         verify_files(manifest, directory)
     tokenizer = load_tokenizer(directory)
     network = load_network(directory)
-    scalarisation = _scalarisation(network, manifest, score_label)
-    _adopt_template(tokenizer, manifest, chat_template)
-    limit = _max_length(network, tokenizer, manifest, max_length)
+    scalarisation = _scalarisation(network, manifest, options.score_label)
+    _adopt_template(tokenizer, manifest, options.chat_template)
+    limit = _max_length(network, tokenizer, manifest, options.max_length)
     rendering = manifest.rendering if manifest else _foreign_rendering(network, tokenizer)
     takes_segments = rendering == "pair" and getattr(network.config, "type_vocab_size", 0) > 1
     renderer_for = partial(
@@ -129,14 +143,17 @@ def load(
     else:
         golden_limit, expected = manifest.golden_max_length, manifest.golden
     tolerance = _tolerance({network.dtype, precision.dtype}, _spread(manifest, expected))
-    model = RewardModel(network, precision, scalarisation=scalarisation, deterministic=deterministic).eval()
+    model = RewardModel(network, precision, scalarisation=scalarisation, deterministic=options.deterministic).eval()
+    if manifest is not None and manifest.template_sha256 != template_hash(renderer_for(max_length=limit)):
+        msg = "the chat template is not the one that the checkpoint was trained with (SHA-256 mismatch)"
+        raise CheckpointRefused(msg)
     if manifest is not None and model.pooling != manifest.pooling:
         msg = f"trained with {manifest.pooling!r} pooling, but transformers would now pool {model.pooling!r}"
         raise CheckpointRefused(msg)
     error = replay(expected, renderer_for(max_length=golden_limit), model, tolerance)
-    hashes = manifest.sha256 if manifest else _hashes(directory)
+    hashes = manifest.sha256 if manifest else _foreign_identity(directory, tokenizer, scalarisation)
     return Checkpoint(
-        name=Path(name).name if directory == Path(name) else str(name),
+        name=directory.resolve().name if Path(name).expanduser().is_dir() else str(name),
         model=model,
         renderer=renderer_for(max_length=limit),
         manifest=manifest,
@@ -175,7 +192,7 @@ def save(
             rendering="chat_template",
             pooling=pooling_of(network.config, has_score_head=hasattr(network, "score")),
             max_length=max_length,
-            template_sha256=renderer.template.sha256 if renderer.template else None,
+            template_sha256=template_hash(renderer),
             sha256=_hashes(staging),
             attributes=model.scalarisation.names,
             scalarisation=model.scalarisation.weights,
@@ -185,8 +202,16 @@ def save(
             reward=reward,
             training=training or {},
         )
+        # Whatever would be refused at load is refused now, while the previous checkpoint is still in place.
+        served = RewardModel(network, choose_precision("cpu", "float32"), scalarisation=model.scalarisation).eval()
+        replay(manifest.golden, renderer, served, _tolerance({torch.float32}, _spread(manifest, manifest.golden)))
         write_manifest(manifest, staging)
     return manifest
+
+
+def template_hash(renderer: Renderer) -> str | None:
+    """SHA-256 of the chat template, where there is one."""
+    return renderer.template.sha256 if renderer.template else None
 
 
 def _scalarisation(network: PreTrainedModel, manifest: Manifest | None, score_label: str | None) -> Scalarisation:
@@ -257,6 +282,14 @@ def _spread(manifest: Manifest | None, expected: Sequence[GoldenVector]) -> floa
 def _tolerance(dtypes: set[torch.dtype], spread: float) -> float:
     exact = dtypes == {torch.float32}
     return FLOAT32_TOLERANCE * max(1.0, spread) if exact else BFLOAT16_TOLERANCE * spread
+
+
+def _foreign_identity(
+    directory: Path, tokenizer: PreTrainedTokenizerBase, scalarisation: Scalarisation
+) -> dict[str, str]:
+    """The files' hashes and what settings add to them: the template, and which label is the reward."""
+    settings = {"chat_template": str(tokenizer.chat_template), "scalarisation": repr(scalarisation)}
+    return _hashes(directory) | {name: sha256(value.encode()).hexdigest() for name, value in settings.items()}
 
 
 def _hashes(directory: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@
     │   ├── BadTokenId           an id outside the vocabulary
     │   └── SpecialTokenInContent  a special-token string inside a message, where that is refused
     └── CheckpointRefused        the checkpoint must not be served: it would not give the trained score
+        └── GoldenMismatch       its golden vectors score differently here
 
 Knows nothing of HTTP statuses (`service.errors` maps them) or of exit codes.
 """
@@ -55,3 +56,7 @@ class SpecialTokenInContent(InputError):
 
 class CheckpointRefused(RewardModelError):
     """The checkpoint does not reproduce the score it was trained to give, or cannot be read safely."""
+
+
+class GoldenMismatch(CheckpointRefused):
+    """A golden vector does not score what it did when the checkpoint was written."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from reward_model.errors import CheckpointRefused, InputError, NotRenderable
+from reward_model.errors import CheckpointRefused, GoldenMismatch, InputError
 from reward_model.records import Conversation, Message, Text
 from reward_model.rendering import Rendered, Renderer
 
@@ -66,7 +66,8 @@ def replay(vectors: Sequence[GoldenVector], renderer: Renderer, model: "RewardMo
         The largest absolute difference to the recorded scores.
 
     Raises:
-        CheckpointRefused: a vector renders to other tokens, or a score is off by more than `tolerance`.
+        CheckpointRefused: a vector renders to other tokens.
+        GoldenMismatch: a score is off by more than `tolerance`.
     """
     rendered = [_rerender(i, vector, renderer) for i, vector in enumerate(vectors)]
     worst = 0.0
@@ -77,7 +78,7 @@ def replay(vectors: Sequence[GoldenVector], renderer: Renderer, model: "RewardMo
                 f"golden vector {i} scores {score.value:.6g} here, but {vector.score:.6g} when the checkpoint was"
                 f" written (tolerance {tolerance:.2g}, {model.precision.dtype_name}): this is not the trained score"
             )
-            raise CheckpointRefused(msg)
+            raise GoldenMismatch(msg)
         worst = max(worst, error)
     return worst
 
@@ -85,7 +86,7 @@ def replay(vectors: Sequence[GoldenVector], renderer: Renderer, model: "RewardMo
 def _rerender(index: int, vector: GoldenVector, renderer: Renderer) -> Rendered:
     try:
         rendered = renderer.render(vector.record, truncate=True)
-    except NotRenderable as error:
+    except InputError as error:
         msg = f"golden vector {index} cannot be rendered any more: {error}"
         raise CheckpointRefused(msg) from error
     if tuple(rendered.token_ids) != vector.token_ids:

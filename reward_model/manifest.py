@@ -16,6 +16,7 @@ from reward_model.golden import GoldenVector
 from reward_model.pooling import Pooling
 from reward_model.records import Conversation, Message
 from reward_model.rendering import Rendering
+from reward_model.source import score_files
 
 MANIFEST_FILE = "reward_model.json"
 FORMAT_VERSION = 1
@@ -108,6 +109,10 @@ def verify_files(manifest: Manifest, directory: Path) -> None:
     Raises:
         CheckpointRefused: a file is missing or differs.
     """
+    unrecorded = sorted({path.name for path in score_files(directory)} - manifest.sha256.keys())
+    if unrecorded:
+        msg = f"{', '.join(unrecorded)} could change the score, but the checkpoint was written without"
+        raise CheckpointRefused(msg)
     for name, expected in manifest.sha256.items():
         path = directory / name
         if not path.is_file():
@@ -127,6 +132,9 @@ def _from_json(document: dict[str, Any]) -> Manifest:
     _one_of("kind", fields["kind"], (KIND,))
     _one_of("rendering", fields["rendering"], get_args(Rendering))
     _one_of("pooling", fields["pooling"], get_args(Pooling))
+    if not fields["golden"]:
+        msg = f"{MANIFEST_FILE} has no golden vectors, so nothing vouches for the score: write the checkpoint again"
+        raise CheckpointRefused(msg)
     reward = fields.pop("reward")
     manifest = Manifest(
         golden=tuple(_golden_from_json(vector) for vector in fields.pop("golden")),

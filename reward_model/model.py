@@ -6,11 +6,12 @@ of text, templates or files.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from reward_model.backbone import Backbone, choose_backbone, shell
@@ -75,15 +76,28 @@ class RewardModel(nn.Module):
 
     @torch.inference_mode()
     def score(self, inputs: Sequence[Rendered]) -> list[Score]:
-        """Scores `inputs` as one batch (or one by one in deterministic mode), in their order."""
-        groups = [[one] for one in inputs] if self.deterministic else [inputs]
-        logits = torch.cat([self._logits(group) for group in groups])
+        """Scores `inputs` as one batch (or one by one in deterministic mode), in their order.
+
+        Identical inputs are computed once, so that they get the same score to the last bit.
+        """
+        first: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+        keys = [(tuple(one.token_ids), tuple(one.segment_ids or ())) for one in inputs]
+        for i, key in enumerate(keys):
+            first.setdefault(key, i)
+        # Equal lengths side by side share one attention call.
+        order = sorted(first.values(), key=lambda i: len(keys[i][0]))
+        groups = [[i] for i in order] if self.deterministic else [order]
+        logits = torch.cat([self._logits([inputs[i] for i in group]) for group in groups])
+        scored = dict(zip(order, self._scores(logits), strict=True))
+        return [scored[i] if (i := first[key]) == n else replace(scored[i], shared=True) for n, key in enumerate(keys)]
+
+    def _scores(self, logits: Tensor) -> list[Score]:
         weights = torch.tensor(self.scalarisation.weights, dtype=torch.float64)
-        values = (logits.double() @ weights).tolist()
-        if len(self.scalarisation.names) == 1:
-            return [Score(value) for value in values]
+        values: list[float] = (logits.double() @ weights).tolist()
         names = self.scalarisation.names
-        rows = logits.tolist()
+        if len(names) == 1:
+            return [Score(value) for value in values]
+        rows: list[list[float]] = logits.tolist()
         return [Score(v, dict(zip(names, row, strict=True))) for v, row in zip(values, rows, strict=True)]
 
     def _logits(self, inputs: Sequence[Rendered]) -> Tensor:
@@ -96,6 +110,19 @@ class RewardModel(nn.Module):
         }
         logits: Tensor = self(**tensors)
         return logits.cpu()
+
+    def padding(self, inputs: Sequence[Rendered]) -> int:
+        """How many tokens beside the real ones `score` computes for `inputs`."""
+        return 0 if self.deterministic else self.backbone.padding([len(one.token_ids) for one in inputs])
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The model's, which transformers' Trainer looks at."""
+        return self.model.config
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Passed on to the model, for transformers' Trainer."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)  # type: ignore[no-untyped-call]
 
     def _convert(self) -> None:
         """Moves to the device; backbone parameters to the dtype, all others to fp32.

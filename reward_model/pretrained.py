@@ -4,9 +4,18 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from reward_model.errors import CheckpointRefused
+
+#: What transformers and safetensors raise for files that are damaged, unknown or need something that is not installed.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, SafetensorError)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def load_network(directory: Path, *, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
@@ -19,8 +28,8 @@ def load_network(directory: Path, *, dtype: str | torch.dtype = "auto") -> PreTr
         network, info = AutoModelForSequenceClassification.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        msg = f"transformers cannot load the model: {str(error).splitlines()[0]}"
+    except LOADING_ERRORS as error:
+        msg = f"transformers cannot load the model: {first_line(error)}"
         raise CheckpointRefused(msg) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -45,8 +54,8 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        msg = f"transformers cannot load the tokenizer: {str(error).splitlines()[0]}"
+    except LOADING_ERRORS as error:
+        msg = f"transformers cannot load the tokenizer: {first_line(error)}"
         raise CheckpointRefused(msg) from error
     if not tokenizer.is_fast:
         msg = "the tokenizer has no fast (tokenizer.json) form, which rendering needs: convert it"

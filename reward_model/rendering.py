@@ -81,7 +81,10 @@ class Renderer:
         if isinstance(record, Conversation):
             return self._render_all(record.prompt, [record.response], truncate=truncate, finished=record.finished)[0]
         if isinstance(record, Text):
-            return self._fit_ids(self._frame(self._ids(record.text)), record.text, truncate=truncate)
+            ids = self._ids(record.text)
+            framed = self._frame(ids)
+            text = record.text if framed == ids else str(self.tokenizer.decode(framed))
+            return self._fit_ids(framed, text, truncate=truncate)
         return self._fit_ids(self._checked(record), None, truncate=truncate)
 
     def render_group(self, prompt: Prompt, responses: Sequence[str], *, truncate: bool = False) -> list[Rendered]:
@@ -108,9 +111,10 @@ class Renderer:
             lambda shorter: len(self._render_one(shorter, responses[longest], finished=finished).token_ids),
             self._token_starts,
         )
-        if fitting is None:
-            raise self._response_too_long(responses[longest], longest)
-        return [self._render_one(fitting, response, finished=finished, truncated=True) for response in responses]
+        cut = [self._render_one(fitting, response, finished=finished, truncated=True) for response in responses]
+        if (num_tokens := len(cut[longest].token_ids)) > self.max_length:
+            raise self._cannot_fit(num_tokens, longest)
+        return cut
 
     def _render_one(self, prompt: Prompt, response: str, *, finished: bool, truncated: bool = False) -> Rendered:
         if self.template is not None:
@@ -130,15 +134,16 @@ class Renderer:
     def _encode_pair(self, prompt: Prompt, response: str, *, finished: bool) -> tuple[list[int], list[int] | None]:
         if len(prompt) != 1 or prompt[0].role != "user" or not finished:
             raise NotRenderable(_NOT_A_PAIR)
-        encoding = self._backend.encode(prompt[0].content, response, add_special_tokens=True)
+        encoding = self._backend.encode_batch([(prompt[0].content, response)], add_special_tokens=True)[0]
         return encoding.ids, encoding.type_ids if self._takes_segments else None
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        # A batch of one: unlike `encode`, it lets other threads run meanwhile, and it keeps no offsets.
+        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return ids
 
     def _token_starts(self, text: str) -> list[int]:
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = self._backend.encode_batch([text], add_special_tokens=False)[0]
         return [start for start, _ in encoding.offsets]
 
     def _count_special(self, content: str) -> int:
@@ -163,15 +168,12 @@ class Renderer:
         if not ids:
             raise NoTokens(_NOTHING)
         if len(ids) <= self.max_length:
-            return Rendered(text if text is None else self._framed_text(text, ids), ids)
+            return Rendered(text, ids)
         if not truncate:
             raise self._too_long(len(ids), None)
         lead = self._leading if ids[: len(self._leading)] == self._leading else []
         kept = [*lead, *ids[len(ids) - (self.max_length - len(lead)) :]]
         return Rendered(None if text is None else str(self.tokenizer.decode(kept)), kept, truncated=True)
-
-    def _framed_text(self, text: str, ids: list[int]) -> str:
-        return text if self._ids(text) == ids else str(self.tokenizer.decode(ids))
 
     def _too_long(self, num_tokens: int, response: int | None) -> TooLong:
         msg = (
@@ -180,11 +182,10 @@ class Renderer:
         )
         return TooLong(msg, num_tokens=num_tokens, limit=self.max_length, response=response)
 
-    def _response_too_long(self, response: str, index: int) -> TooLong:
-        num_tokens = len(self._ids(response))
+    def _cannot_fit(self, num_tokens: int, index: int) -> TooLong:
         msg = (
-            f"the response alone ({num_tokens} tokens, with the system turn and the template) does not fit into"
-            f" {self.max_length} tokens, and a response is never cut: shorten it"
+            f"{num_tokens} tokens are left when all of the prompt that may go is gone, the limit is {self.max_length}:"
+            " the response, the system turn and the template are never cut, so shorten the response or the system turn"
         )
         return TooLong(msg, num_tokens=num_tokens, limit=self.max_length, response=index)
 

@@ -13,10 +13,12 @@ class Score:
     Attributes:
         value: the scalar reward; may be non-finite when the model misbehaves, which the caller must check.
         attributes: the heads' outputs by name, for multi-attribute models only.
+        shared: it was computed for an identical input of the same batch, and cost nothing more.
     """
 
     value: float
     attributes: dict[str, float] | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ def locate(name: str, revision: str | None = None) -> Path:
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        if revision is not None:
+            msg = f"a revision ({revision}) is for models of the hub: {name} is a directory here"
+            raise CheckpointRefused(msg)
         return path
     if path.exists() or name.startswith((".", "/", "~")):
         msg = f"{name} is not a checkpoint directory"
@@ -31,7 +34,7 @@ def locate(name: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_DATA_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         msg = f"{name} is neither a directory here nor a model that the hub gives out ({reason})"
         raise CheckpointRefused(msg) from error
 

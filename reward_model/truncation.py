@@ -16,7 +16,7 @@ Measure = Callable[[Prompt], int]
 TokenStarts = Callable[[str], Sequence[int]]
 
 
-def cut_prompt(prompt: Prompt, limit: int, measure: Measure, token_starts: TokenStarts) -> Prompt | None:
+def cut_prompt(prompt: Prompt, limit: int, measure: Measure, token_starts: TokenStarts) -> Prompt:
     """Shortens `prompt` as little as needed.
 
     Args:
@@ -26,7 +26,7 @@ def cut_prompt(prompt: Prompt, limit: int, measure: Measure, token_starts: Token
         token_starts: where the tokens of a content begin.
 
     Returns:
-        The prompt that fits, or None if even the shortest does not (the response alone is too long).
+        The prompt that fits; where none does (the rest alone is too long), the shortest there is.
     """
     shortened = _drop_leading_turns(prompt, limit, measure)
     if measure(shortened) <= limit:
@@ -62,10 +62,10 @@ def _last_user(prompt: Prompt) -> int | None:
     return max((i for i, message in enumerate(prompt) if message.role == "user"), default=None)
 
 
-def _cut_last_user_turn(prompt: Prompt, limit: int, measure: Measure, token_starts: TokenStarts) -> Prompt | None:
+def _cut_last_user_turn(prompt: Prompt, limit: int, measure: Measure, token_starts: TokenStarts) -> Prompt:
     last_user = _last_user(prompt)
     if last_user is None:
-        return None
+        return prompt
     content = prompt[last_user].content
     starts = [*token_starts(content), len(content)]
     # A content longer than the whole limit cannot keep more than the limit: no need to render it once more.
@@ -73,10 +73,8 @@ def _cut_last_user_turn(prompt: Prompt, limit: int, measure: Measure, token_star
     while True:
         candidate = _with_content(prompt, last_user, content[starts[drop] :])
         excess = measure(candidate) - limit
-        if excess <= 0:
+        if excess <= 0 or drop == len(starts) - 1:
             return candidate
-        if drop == len(starts) - 1:
-            return None
         # Tokens at the cut may merge differently, so the count is taken again after each step.
         drop = min(drop + excess, len(starts) - 1)
 

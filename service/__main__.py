@@ -13,7 +13,7 @@ from reward_model import checkpoint
 from service import logs
 from service.app import create_app
 from service.scorer import ModelScorer, Scorer
-from service.server import Server
+from service.server import FAILED, Server
 from service.settings import USAGE_ERROR, Settings
 
 
@@ -27,8 +27,13 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"service: RM_API_KEY_FILE: {error}\n")
         return USAGE_ERROR
     server = Server(app, settings)
-    # Bound here: where the port is taken, uvicorn would end with the exit code of a refused checkpoint.
-    server.run(sockets=[server.config.bind_socket()])
+    try:
+        listening = server.config.bind_socket()
+    except SystemExit:
+        # uvicorn ends with the exit code that here means a refused checkpoint, and names no address.
+        sys.stderr.write(f"service: cannot listen on {settings.host}:{settings.port}\n")
+        return FAILED
+    server.run(sockets=[listening])
     if app.state.runtime.is_loading():
         # Nothing can interrupt a load, and the interpreter cannot be taken down under it.
         logging.shutdown()

@@ -74,7 +74,7 @@ class Request:
         assert self._queue_seconds is not None
         return Scored(
             scores=[self._scores[index] for index in range(len(self.inputs))],
-            computed_tokens=count_tokens(self.inputs),
+            computed_tokens=count_tokens([one for i, one in enumerate(self.inputs) if not self._scores[i].shared]),
             queue_seconds=self._queue_seconds,
             forward_seconds=self._forward_seconds,
         )

@@ -216,7 +216,8 @@ class Batcher:
         outcomes = run_isolated(self._forward, inputs)
         seconds = time.monotonic() - started
         self._speed.add(tokens, seconds)
-        self._metrics.observe_batch(len(items), tokens)
+        computed = [one for one, outcome in zip(inputs, outcomes, strict=True) if not _shared(outcome)]
+        self._metrics.observe_batch(len(items), count_tokens(computed), self._scorer.padding(computed))
         return _Batch(items, outcomes, started, seconds)
 
     def _forward(self, inputs: Sequence[Rendered]) -> list[Score]:
@@ -271,3 +272,7 @@ class _Speed:
 def _fail(request: Request, kind: type[ServiceError]) -> None:
     if not request.answer.done():
         request.answer.set_exception(kind())
+
+
+def _shared(outcome: Outcome) -> bool:
+    return isinstance(outcome, Score) and outcome.shared

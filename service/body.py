@@ -133,6 +133,8 @@ def _located(detail: ErrorDetails) -> tuple[str, str]:
     parts, message = detail["loc"], detail["msg"]
     if detail["type"] == "extra_forbidden":
         parts, message = parts[:-1], unknown_field(str(parts[-1]))
+    if detail["type"] in {"model_type", "model_attributes_type"}:
+        message = "must be an object"
     place = path([part for part in parts if part not in FORMS])
     return place or "body", message[:1].lower() + message[1:]
 

@@ -136,7 +136,7 @@ _REQUEST_ID: Json = {
     "in": "header",
     "required": False,
     "description": "given back in the response: up to 128 printable ASCII characters",
-    "schema": {"type": "string", "maxLength": 128},
+    "schema": {"type": "string"},
 }
 _PARAMETERS: list[Json] = [
     _REQUEST_ID,

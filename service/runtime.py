@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 #: Bodies of the largest size that may be held at once.
 BODIES = 8
 MAX_TOKENIZER_THREADS = 4
+#: Words of the long warm-up input.
+LONGEST_WARM_UP = 2048
 #: A batch that takes longer hangs: the largest takes seconds on a GPU, under a minute on a few CPU cores.
 STALL_SECONDS = 180.0
 
@@ -142,7 +144,8 @@ def _log_fatal(error: Exception) -> None:
 
 def warm_up(scorer: Scorer, max_batch_tokens: int) -> None:
     """Runs a small and a large batch once, so that no request pays for what happens on first use."""
-    words = "warm up " * scorer.info.max_length
+    # As long as a batch, not as the context: with 128k positions that would take a CPU many minutes.
+    words = "warm up " * min(scorer.info.max_length, max_batch_tokens, LONGEST_WARM_UP)
     prompt = (Message("user", words),)
     try:
         short = scorer.render(Conversation((Message("user", "Hi"),), "Hello"), truncate=True)

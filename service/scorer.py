@@ -108,6 +108,10 @@ class Scorer(Protocol):
         """
         ...
 
+    def padding(self, batch: Sequence[Rendered]) -> int:
+        """How many tokens beside the real ones `run` computes for `batch`."""
+        ...
+
 
 class ModelScorer:
     """A loaded checkpoint as a `Scorer`.
@@ -143,6 +147,10 @@ class ModelScorer:
                 raise
         # Raised out here, without the original: its traceback would keep the batch's tensors alive.
         raise failure
+
+    def padding(self, batch: Sequence[Rendered]) -> int:
+        """See `Scorer`."""
+        return self._checkpoint.model.padding(batch)
 
 
 def _meaning(error: RuntimeError) -> MemoryError | DeviceLost | None:

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         default=None, description="Jinja file, for a foreign checkpoint that has no chat template"
     )
     score_label: Text | None = Field(
-        default=None, description="which label (name or index) of a foreign head with several is the score"
+        default=None, description="which label of a foreign head with several is the score"
     )
     reject_special_tokens: bool = Field(
         default=False, description="answer 422 where a message contains the text of a special token"

@@ -88,6 +88,10 @@ class StubScorer:
         scores = [self.score(one) for one in batch]
         return scores if self._fault is None else self._fault(batch, scores)
 
+    def padding(self, batch: Sequence[Rendered]) -> int:  # noqa: ARG002
+        """None at all."""
+        return 0
+
     def score(self, rendered: Rendered) -> Score:
         """The right score of `rendered`, whatever goes wrong in `run`."""
         names = self._info.attributes
@@ -108,9 +112,11 @@ class StubScorer:
         def measure(shorter: Prompt) -> int:
             return len(_converse(shorter, responses[longest], finished=finished).token_ids)
 
-        fitting = cut_prompt(prompt, limit, measure, _token_starts) if truncate else None
-        if fitting is None:
+        if not truncate:
             raise _too_long(num_tokens, limit, longest)
+        fitting = cut_prompt(prompt, limit, measure, _token_starts)
+        if (left := measure(fitting)) > limit:
+            raise _too_long(left, limit, longest)
         return [_converse(fitting, response, finished=finished, truncated=True) for response in responses]
 
     def _fit_ids(self, ids: list[int], text: str | None, *, truncate: bool) -> Rendered:

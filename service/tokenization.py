@@ -62,8 +62,8 @@ class TokenizerPool:
                     job.exception()  # looked at, or asyncio complains about it
 
     def close(self) -> None:
-        """Ends the threads after the jobs they are running."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """Starts nothing more; a job that is running ends by itself, and nobody waits for it."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(

@@ -133,6 +133,15 @@ def test_deterministic_mode_gives_bitwise_the_same_score_in_any_batch() -> None:
     assert together[::-1] == [score.value for score in model.score(rendered[::-1])]
 
 
+def test_identical_inputs_are_computed_once_and_tie_to_the_last_bit() -> None:
+    tokenizer = tiny.tiny_tokenizer("decoder")
+    model = RewardModel(tiny.tiny_model("llama", tokenizer), choose_precision("cpu", "bfloat16")).eval()
+    one, other = Rendered(None, [5, 6, 7]), Rendered(None, [8, 9])
+    scores = model.score([one, other, one, Rendered(None, [5, 6, 7])])
+    assert scores[0].value == scores[2].value == scores[3].value != scores[1].value
+    assert [score.shared for score in scores] == [False, False, True, True]
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(6)), size=st.integers(1, 6))
 def test_a_score_belongs_to_its_input_whatever_the_order_and_company(

@@ -65,6 +65,15 @@ class RewardTrainingArguments(TrainingArguments):
         if self.max_length is not None and self.max_length < 1:
             msg = f"--max_length must be positive, not {self.max_length}"
             raise ValueError(msg)
+        if self.max_pairs is not None and self.max_pairs < 1:
+            msg = f"--max_pairs must be positive, not {self.max_pairs}"
+            raise ValueError(msg)
+        if self.label_smoothing_factor:
+            msg = "--label_smoothing_factor is for classification; soften the pairs' `label` column instead"
+            raise ValueError(msg)
+        if self.train_sampling_strategy != "random":
+            msg = f"--train_sampling_strategy {self.train_sampling_strategy}: pairs are packed and drawn at random"
+            raise ValueError(msg)
         self.remove_unused_columns = False
         # Where there is nothing but a CPU, transformers wants to be told so before it trains in bf16.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()

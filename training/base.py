@@ -5,11 +5,14 @@ Any Hugging Face encoder or decoder will do. Knows nothing of data or optimisers
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -17,10 +20,9 @@ from transformers import (
 from reward_model.backbone import usable_positions
 from reward_model.errors import CheckpointRefused
 from reward_model.pooling import pooling_of
-from reward_model.pretrained import load_tokenizer, vocabulary_of
-from reward_model.records import Message
+from reward_model.pretrained import LOADING_ERRORS, first_line, load_tokenizer, vocabulary_of
 from reward_model.source import check_safe, locate
-from reward_model.template import DECODER_TEMPLATE, ENCODER_TEMPLATE, ChatTemplate, pin_clock
+from reward_model.template import DECODER_TEMPLATE, ENCODER_TEMPLATE, pin_clock
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ def load_base(name: str, *, disable_dropout: bool = True) -> Base:
     directory = locate(name)
     check_safe(directory)
     tokenizer = load_tokenizer(directory)
-    network = _with_head(str(directory))
+    network = _with_head(directory, disable_dropout=disable_dropout)
     is_decoder = hasattr(network, "score")
     if is_decoder:
         _set_template(tokenizer, DECODER_TEMPLATE)
@@ -59,21 +61,26 @@ def load_base(name: str, *, disable_dropout: bool = True) -> Base:
     else:
         _set_template(tokenizer, ENCODER_TEMPLATE)
     pooling_of(network.config, has_score_head=is_decoder)
-    if disable_dropout:
-        _disable_dropout(network)
     return Base(network, tokenizer, usable_positions(network))
 
 
-def _with_head(directory: str) -> PreTrainedModel:
-    network, info = AutoModelForSequenceClassification.from_pretrained(
-        directory,
-        num_labels=1,
-        dtype=torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+def _with_head(directory: Path, *, disable_dropout: bool) -> PreTrainedModel:
+    try:
+        config = AutoConfig.from_pretrained(directory, num_labels=1, trust_remote_code=False)
+        if disable_dropout:
+            _disable_dropout(config)
+        network, info = AutoModelForSequenceClassification.from_pretrained(
+            directory,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except LOADING_ERRORS as error:
+        msg = f"transformers cannot load {directory.name} as a sequence classifier: {first_line(error)}"
+        raise CheckpointRefused(msg) from error
     prefix = f"{network.base_model_prefix}."
     made_up = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     lost = sorted(key for key in made_up if key.startswith(prefix) and ".pooler." not in key)
@@ -84,6 +91,13 @@ def _with_head(directory: str) -> PreTrainedModel:
     return cast("PreTrainedModel", network)
 
 
+def _disable_dropout(config: PreTrainedConfig) -> None:
+    """Every probability of dropping something, in modules and in functions alike, comes from the config."""
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
 def _set_template(tokenizer: PreTrainedTokenizerBase, default: str) -> None:
     if tokenizer.chat_template is None:
         logger.info("the base has no chat template; using a plain one")
@@ -92,23 +106,14 @@ def _set_template(tokenizer: PreTrainedTokenizerBase, default: str) -> None:
 
 
 def _set_padding(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes sure that the padding id never occurs in rendered text.
+    """Gives a decoder a padding token that never occurs in rendered text.
 
-    transformers scores the rightmost token that is not padding: were it the end-of-sequence token, the score would be
-    read one token early, or in the middle of the prompt.
+    transformers scores the rightmost token that is not padding. Were padding the end-of-sequence token, or one that
+    content can contain (ChatML's <|endoftext|>), the score would be read too early. So it is always a token of our own.
     """
-    template = ChatTemplate(tokenizer, str(tokenizer.chat_template))
-    text = template.render((Message("user", "a question"),), "a response")
-    if tokenizer.pad_token is None or tokenizer.pad_token in text or tokenizer.pad_token == tokenizer.eos_token:
-        logger.info("padding token %r could occur in a conversation; adding %r", tokenizer.pad_token, PAD_TOKEN)
+    if tokenizer.pad_token != PAD_TOKEN:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     if len(tokenizer) > vocabulary_of(network):
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     network.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     network.config.pad_token_id = tokenizer.pad_token_id
-
-
-def _disable_dropout(network: PreTrainedModel) -> None:
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0

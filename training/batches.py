@@ -72,11 +72,13 @@ class PairDataset(Dataset[RenderedPair]):
 def collate(examples: Sequence[RenderedPair]) -> dict[str, Tensor]:
     """The arguments of `RewardModel.forward` for `n` pairs: first all chosen, then all rejected sequences.
 
-    Where a pair states a margin there is also `margin` [n], 0 for pairs that state none.
+    Where a pair states a margin there is also `margin` [n], 0 for pairs that state none; likewise `label` [n], 1.
     """
     rendered = [example.chosen for example in examples] + [example.rejected for example in examples]
     tensors = pack([one.token_ids for one in rendered], [one.segment_ids for one in rendered]).tensors()
     margins = [example.pair.margin for example in examples]
     if any(margin is not None for margin in margins):
         tensors["margin"] = torch.tensor([margin or 0.0 for margin in margins])
+    if any(example.pair.label != 1 for example in examples):
+        tensors["label"] = torch.tensor([example.pair.label for example in examples])
     return tensors

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
 from reward_model.calibration import reward_statistics
 from reward_model.checkpoint import Checkpoint, load
@@ -165,7 +166,7 @@ def _summarise(
     scored: dict[int, ScoredPair],
     not_scored: RowReport,
 ) -> Evaluation:
-    outcomes = [outcome(scored[i].margin) if i in scored else 0.5 for i in range(len(pairs))]
+    outcomes = [agreement(outcome(scored[i].margin), pair) if i in scored else 0.5 for i, pair in enumerate(pairs)]
     rewards = [value for one in scored.values() for value in (one.chosen, one.rejected)]
     lengths = [len(text) for one in scored.values() for text in (one.pair.chosen, one.pair.rejected)]
     longer = [outcome(len(pair.chosen) - len(pair.rejected)) for pair in pairs]
@@ -177,13 +178,18 @@ def _summarise(
         by_source=_by(pairs, outcomes, lambda pair: pair.source),
         by_subset=_by(pairs, outcomes, lambda pair: pair.subset),
         longer_wins=math.fsum(longer) / len(longer),
-        probabilities=probability_quality(margins, checkpoint.calibration.temperature),
+        probabilities=probability_quality(margins, checkpoint.calibration.trusted),
         length_correlation=correlation(rewards, lengths),
         reward=reward_statistics(rewards),
         truncated=sum(one.truncated for one in scored.values()),
         not_scored=not_scored,
         provenance=_provenance(checkpoint, pairs),
     )
+
+
+def agreement(won: float, pair: PreferencePair) -> float:
+    """Expected agreement with the judge: a soft label p counts for p where chosen won, for 1 - p where it lost."""
+    return pair.label * won + (1 - pair.label) * (1 - won)
 
 
 def _by(
@@ -208,7 +214,7 @@ def _provenance(checkpoint: Checkpoint, pairs: Sequence[PreferencePair]) -> Prov
         max_length=checkpoint.renderer.max_length,
         device=str(checkpoint.model.precision.device),
         dtype=checkpoint.model.precision.dtype_name,
-        temperature=checkpoint.calibration.temperature,
+        temperature=checkpoint.calibration.trusted,
         calibrated=checkpoint.calibration.calibrated,
     )
 
@@ -260,6 +266,7 @@ def _run(flags: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     flags = _parser().parse_args(argv)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         print(_run(flags))

@@ -51,6 +51,7 @@ class PreferencePair:
         margin: by how much the chosen one is better, in units of reward; None where nobody said.
         source, category, subset: labels to report results by.
         line: where it stands in its file, counted from 1.
+        label: probability that the chosen response is the better one; 0.5 for a tie.
     """
 
     prompt: Prompt
@@ -61,6 +62,7 @@ class PreferencePair:
     category: str | None
     line: int
     subset: str | None = None
+    label: float = 1.0
 
 
 def to_pair(row: Any, line: int) -> PreferencePair:
@@ -76,23 +78,22 @@ def to_pair(row: Any, line: int) -> PreferencePair:
         if row.get(column):
             msg = f"the column `{column}` cannot be rendered, and without it the prompt would be another one"
             raise BadRow(_MALFORMED, msg)
-    if (label := row.get("label")) is not None and label != 1:
-        msg = f"`label` is {label!r}: soft labels are not learned from, and as a plain preference it would be wrong"
-        raise BadRow(_MALFORMED, msg)
     prompt, chosen, rejected = _split(row)
     if chosen == rejected:
         msg = "both responses are the same"
         raise BadRow(_IDENTICAL, msg)
     source, category, subset = (_label(row, column) for column in ("source", "category", "subset"))
-    return PreferencePair(prompt, chosen, rejected, _margin(row), source, category, line, subset)
+    margin, label = _margin(row), _soft_label(row)
+    return PreferencePair(prompt, chosen, rejected, margin, source, category, line, subset, label)
 
 
 def fingerprint(pairs: Iterable[PreferencePair]) -> str:
-    """`sha256:` over prompts, responses and margins in order, whatever format they were stored in."""
+    """`sha256:` over prompts, responses, margins and soft labels in order, whatever format they were stored in."""
     digest = hashlib.sha256()
     for pair in pairs:
         turns = [[message.role, message.content] for message in pair.prompt]
-        canonical = json.dumps([turns, pair.chosen, pair.rejected, pair.margin], separators=(",", ":"))
+        fields = [turns, pair.chosen, pair.rejected, pair.margin, *([pair.label] if pair.label != 1 else [])]
+        canonical = json.dumps(fields, separators=(",", ":"))
         digest.update(canonical.encode() + b"\n")
     return f"sha256:{digest.hexdigest()}"
 
@@ -237,3 +238,13 @@ def _margin(row: Mapping[str, Any]) -> float | None:
 def _label(row: Mapping[str, Any], column: str) -> str | None:
     value = row.get(column)
     return None if value is None else _text(str(value), column)
+
+
+def _soft_label(row: Mapping[str, Any]) -> float:
+    value = row.get("label")
+    if value is None:
+        return 1.0
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        msg = f"`label` must be the probability, within [0, 1], that `chosen` is better, not {value!r}"
+        raise BadRow(_MALFORMED, msg)
+    return float(value)

@@ -3,8 +3,7 @@
     python -m training.train --model_name_or_path M --dataset_name pairs.jsonl --output_dir checkpoints/mine
 
 Reads the pairs, trains with transformers' `Trainer`, fits the calibration on held-out pairs and writes a checkpoint
-that the service loads. All of transformers' training flags work; see `training.arguments` for ours. Knows nothing of
-HTTP.
+that the service loads. Flags: transformers' own and those of `training.arguments`. Knows nothing of HTTP.
 """
 
 import logging
@@ -20,12 +19,14 @@ from typing import Any
 import torch
 import transformers
 from transformers import HfArgumentParser, set_seed
+from transformers.utils import logging as transformers_logging
 
 import reward_model
 from reward_model import checkpoint
+from reward_model.atomic import checked_target
 from reward_model.calibration import UNCALIBRATED, fit, reward_statistics
 from reward_model.errors import CheckpointRefused
-from reward_model.manifest import Manifest
+from reward_model.manifest import Manifest, read_manifest
 from reward_model.model import RewardModel
 from reward_model.precision import Precision
 from reward_model.pretrained import vocabulary_of
@@ -43,6 +44,7 @@ DEFAULT_MAX_LENGTH = 1024
 #: Rewards that differ by less than this have not been learned.
 _NO_SPREAD = 1e-4
 _CHANCE = 0.5
+#: transformers annotates its parser for instances of dataclasses, and means the classes.
 _FLAGS: Any = RewardTrainingArguments
 
 
@@ -68,7 +70,7 @@ def train(args: RewardTrainingArguments) -> Manifest:
         CheckpointRefused: the base model cannot become a reward model.
         training.data.NoPairs: no row of a data set could be used.
     """
-    directory = Path(str(args.output_dir))
+    directory = checked_target(Path(str(args.output_dir)))
     # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
     args.output_dir = f"{directory}.trainer"
     set_seed(args.seed)
@@ -78,9 +80,15 @@ def train(args: RewardTrainingArguments) -> Manifest:
     model = RewardModel(base.network, Precision(torch.device("cpu"), torch.float32, "training"))
     trainer = RewardTrainer(model, args, data.train, data.validation)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    manifest = _finish(model.eval(), base, renderer.max_length, data, args, directory)
+    # Without autocast, or the recorded rewards would not be those of the weights that are saved.
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False).eval()
+    if trainer.is_world_process_zero():
+        _finish(model, base, renderer.max_length, data, args, directory)
+    trainer.accelerator.wait_for_everyone()
     with suppress(OSError):
         Path(args.output_dir).rmdir()  # the Trainer makes it even where nothing is kept in it
+    manifest = read_manifest(directory)
+    assert manifest is not None
     return manifest
 
 
@@ -101,6 +109,9 @@ def _load_data(args: RewardTrainingArguments, renderer: Renderer) -> Data:
         train_set, held_out = split_by_prompt(train_set, args.eval_fraction, seed=args.seed)
     rendered = _render(train_set, renderer, str(args.dataset_name))
     validation = _render(held_out, renderer, args.eval_dataset_name or "the held-out part")
+    if args.eval_dataset_name and not validation:
+        msg = f"{args.eval_dataset_name}: no pair is left to validate on\n{held_out.rejected_rows.table()}"
+        raise NoPairs(msg)
     if not rendered:
         msg = f"{args.dataset_name}: no pair is left to train on\n{train_set.rejected_rows.table()}"
         raise NoPairs(msg)
@@ -112,6 +123,8 @@ def _load_data(args: RewardTrainingArguments, renderer: Renderer) -> Data:
         "bad_rows": train_set.rejected_rows.to_json(),
         "eval_dataset": args.eval_dataset_name or f"{args.eval_fraction:.0%} of the prompts, seed {args.seed}",
         "eval_pairs": len(validation),
+        "eval_bad_rows": held_out.rejected_rows.to_json(),
+        "reward_from": "held-out pairs" if validation else "training pairs",
     }
     return Data(rendered, validation, record)
 
@@ -119,7 +132,7 @@ def _load_data(args: RewardTrainingArguments, renderer: Renderer) -> Data:
 def _render(preferences: Preferences, renderer: Renderer, name: str) -> list[RenderedPair]:
     """Renders what can be, adds what cannot to the report, and shows it."""
     examples = render_pairs(preferences.pairs, renderer, preferences.rejected_rows)
-    logger.info("%s: %d pairs; %s", name, len(examples), preferences.rejected_rows.table())
+    logger.info("%s: %d pairs to use; %s", name, len(examples), preferences.rejected_rows.table())
     return examples
 
 
@@ -130,7 +143,7 @@ def _finish(
     data: Data,
     args: RewardTrainingArguments,
     directory: Path,
-) -> Manifest:
+) -> None:
     """Judges what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
     judged = data.validation or data.train
     chosen, rejected = score_pairs(model, judged, args.per_device_eval_batch_size)
@@ -159,7 +172,6 @@ def _finish(
         calibration.reason or "calibrated",
         directory,
     )
-    return manifest
 
 
 def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
@@ -183,10 +195,10 @@ def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
 
 
 def _flags(args: RewardTrainingArguments) -> dict[str, Any]:
-    """The flags that differ from their defaults."""
+    """The flags that differ from their defaults, secrets masked."""
     defaults = {field.name: field.default for field in fields(args)}
-    given = {name: value for name, value in vars(args).items() if value != defaults.get(name)}
-    return {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
+    masked = args.to_dict()  # type: ignore[no-untyped-call]
+    return {name: value for name, value in masked.items() if name in defaults and value != defaults[name]}
 
 
 def _versions() -> dict[str, str]:
@@ -201,14 +213,15 @@ def _versions() -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and trains; 2 for unusable flags, 1 where there is nothing to train on or with."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = HfArgumentParser(_FLAGS, description=__doc__, allow_abbrev=False)
+    parser = HfArgumentParser(_FLAGS, prog="python -m training.train", allow_abbrev=False)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         (args,) = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.exit(2, f"training.train: {error}\n")
     try:
         train(args)
-    except (CheckpointRefused, DataError, TrainingFailed) as error:
+    except (CheckpointRefused, DataError, TrainingFailed, OSError) as error:
         sys.stderr.write(f"training.train: {error}\n")
         return 1
     return 0

@@ -3,6 +3,7 @@
 Knows the loss and what to log; not where pairs come from, nor what happens to the model afterwards.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from reward_model.model import RewardModel
 from training.arguments import RewardTrainingArguments
 from training.batches import PairDataset, RenderedPair, collate
 from training.losses import bradley_terry
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingFailed(RuntimeError):
@@ -41,6 +44,10 @@ class RewardTrainer(Trainer):
     ) -> None:
         if not validation:
             args.eval_strategy = IntervalStrategy.NO
+        if args.n_gpu > 1:
+            # DataParallel would cut the packed row in the middle of sequences.
+            logger.warning("training on one of %d GPUs; torchrun --nproc_per_node=%d uses all", args.n_gpu, args.n_gpu)
+            args._n_gpu = 1  # noqa: SLF001 - transformers has no flag for it
         super().__init__(
             model=model,
             args=args,
@@ -60,10 +67,10 @@ class RewardTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Mean Bradley-Terry loss of a batch of pairs."""
-        margin = inputs.pop("margin", None)
+        margin, label = inputs.pop("margin", None), inputs.pop("label", None)
         rewards: Tensor = model(**inputs)[:, 0]
         chosen, rejected = rewards.view(2, -1)
-        loss = bradley_terry(chosen, rejected, margin)
+        loss = bradley_terry(chosen, rejected, margin, label)
         self._recent.append(torch.stack([chosen, rejected]).detach())
         return (loss, rewards) if return_outputs else loss
 
@@ -106,7 +113,8 @@ def score_pairs(
     Longest pairs first, so that a batch that is too large fails at once.
     """
     model.eval()
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].chosen.token_ids))
+    lengths = [max(len(one.chosen.token_ids), len(one.rejected.token_ids)) for one in examples]
+    order = sorted(range(len(examples)), key=lambda i: -lengths[i])
     scores = [(0.0, 0.0)] * len(examples)
     for start in range(0, len(order), pairs_per_batch):
         indices = order[start : start + pairs_per_batch]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reward_model.atomic import replaced_directory
+from reward_model.atomic import checked_target, replaced_directory
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -31,6 +31,28 @@ def test_an_old_directory_is_replaced_not_merged(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
+def test_the_files_can_be_read_by_whoever_serves_them(tmp_path: Path) -> None:
+    with replaced_directory(tmp_path / "target") as staging:
+        (staging / "private").write_text("x")
+        (staging / "private").chmod(0o600)
+    assert (tmp_path / "target" / "private").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o755
+
+
+def test_only_a_checkpoint_or_nothing_may_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "thesis").mkdir()
+    assert checked_target(tmp_path / "thesis") == tmp_path / "thesis"
+    (tmp_path / "thesis" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="would be lost"):
+        checked_target(tmp_path / "thesis")
+    (tmp_path / "thesis" / "reward_model.json").write_text("{}")
+    assert checked_target(tmp_path / "thesis") == tmp_path / "thesis"
+    monkeypatch.chdir(tmp_path / "thesis")
+    for name in (".", "thesis.txt"):
+        with pytest.raises(FileExistsError, match="a directory of its own"):
+            checked_target(Path(name))
+
+
 def test_an_error_leaves_the_old_directory(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "old").write_text("old")
@@ -49,7 +71,7 @@ def fail_half_way(target: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from reward_model.atomic import replaced_directory
+from reward_model.atomic import checked_target, replaced_directory
 with replaced_directory(Path(sys.argv[1])) as staging:
     (staging / "half").write_text("written")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reward_model.attention import packed_attention
 
-BOUNDS = [0, 3, 20, 21, 40]
+BOUNDS = [0, 3, 6, 23, 24, 25, 40]
 
 
 class Module(torch.nn.Module):
@@ -62,3 +62,9 @@ def test_the_caller_can_override_causality() -> None:
     causal, _ = packed_attention(Module(is_causal=False), query, key, value, None, segments=[0, 5], is_causal=True)
     expected, _ = packed_attention(Module(is_causal=True), query, key, value, None, segments=[0, 5])
     torch.testing.assert_close(causal, expected)
+
+
+def test_a_term_of_attention_that_is_not_known_is_refused_not_ignored() -> None:
+    query, key, value = torch.randn(3, 1, 2, 5, 4)
+    with pytest.raises(NotImplementedError, match="does not know s_aux"):
+        packed_attention(Module(is_causal=True), query, key, value, None, segments=[0, 5], s_aux=torch.zeros(2))

@@ -81,7 +81,18 @@ def test_sigmoid_never_overflows_and_is_symmetric(x: float) -> None:
 
 
 def test_probability_divides_by_the_temperature() -> None:
-    assert Calibration(temperature=2.0).probability(4.0) == pytest.approx(1 / (1 + math.exp(-2)))
+    trusted = Calibration(temperature=2.0, calibrated=True, reason=None)
+    assert trusted.probability(4.0) == pytest.approx(1 / (1 + math.exp(-2)))
+
+
+def test_a_temperature_that_is_not_trusted_is_not_used() -> None:
+    assert Calibration(temperature=2.0, calibrated=False).probability(4.0) == pytest.approx(1 / (1 + math.exp(-4)))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_an_impossible_temperature_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        Calibration(temperature=temperature)
 
 
 def test_calibration_error_is_the_gap_per_equally_filled_bin() -> None:

@@ -19,7 +19,7 @@ from reward_model.errors import CheckpointRefused
 from reward_model.manifest import hash_file, read_manifest, write_manifest
 from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
-from reward_model.records import Conversation, as_prompt
+from reward_model.records import Conversation, TokenIds, as_prompt
 
 Make = Callable[[str], Path]
 HELLO = Conversation(as_prompt("hello"), "hi")
@@ -266,3 +266,85 @@ def save_again(directory: Path, *, seed: int, max_length: int = 200) -> None:
         max_length=max_length,
         calibration=Calibration(temperature=2.0),
     )
+
+
+def test_dynamic_rope_is_refused(tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    with pytest.raises(CheckpointRefused, match="dynamic RoPE"):
+        load(tiny.tiny_base(tmp_path / "dynamic", "llama", rope_parameters=rope))
+
+
+def test_longrope_is_computed_alone_so_that_neighbours_do_not_matter(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [9.0] * 4,
+        "original_max_position_embeddings": 64,
+    }
+    loaded = load(tiny.tiny_base(tmp_path / "longrope", "llama", rope_parameters=rope))
+    assert loaded.model.backbone.path == "padded"
+    short, long = (loaded.renderer.render(TokenIds(tuple(range(5, 5 + n)))) for n in (20, 120))
+    alone = loaded.model.score([short])[0].value
+    assert loaded.model.score([long, short])[1].value == pytest.approx(alone, abs=1e-6)
+    assert loaded.model.padding([short, long]) == 0
+
+
+def test_another_template_in_the_manifest_is_refused(directory: Path) -> None:
+    edit(directory / "reward_model.json", template_sha256="0" * 64)
+    with pytest.raises(CheckpointRefused, match="not the one that the checkpoint was trained with"):
+        load(directory)
+
+
+def test_a_manifest_without_golden_vectors_is_refused(directory: Path) -> None:
+    edit(directory / "reward_model.json", golden=[])
+    with pytest.raises(CheckpointRefused, match="no golden vectors"):
+        load(directory)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, "x", None])
+def test_a_temperature_that_cannot_divide_is_refused(directory: Path, temperature: object) -> None:
+    document = json.loads((directory / "reward_model.json").read_text())
+    document["calibration"]["temperature"] = temperature
+    (directory / "reward_model.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointRefused, match=r"reward_model.json cannot be read"):
+        load(directory)
+
+
+def test_a_file_that_could_change_the_score_but_is_not_recorded_is_refused(directory: Path) -> None:
+    (directory / "added_tokens.json").write_text("{}")
+    with pytest.raises(CheckpointRefused, match=r"added_tokens.json could change the score"):
+        load(directory)
+
+
+def test_a_damaged_foreign_weight_file_is_refused(foreign: Path) -> None:
+    weights = (foreign / "model.safetensors").read_bytes()
+    (foreign / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointRefused, match="transformers cannot load the model"):
+        load(foreign)
+
+
+def test_a_revision_of_a_local_directory_is_refused(directory: Path) -> None:
+    with pytest.raises(CheckpointRefused, match=r"a revision .* is for models of the hub"):
+        load(directory, revision="main")
+
+
+def test_the_fingerprint_of_a_foreign_checkpoint_covers_the_label_and_the_template(tmp_path: Path) -> None:
+    base = tiny.tiny_base(tmp_path / "two", "llama", num_labels=2, id2label={0: "a", 1: "b"})
+    (tmp_path / "template.jinja").write_text(tiny.CHATML)
+    options: list[dict[str, Any]] = [{}, {"chat_template": tmp_path / "template.jinja"}]
+    found = {load(base, score_label=label, **option).fingerprint for label in "ab" for option in options}
+    assert len(found) == 4
+
+
+def test_auto_falls_back_to_fp32_where_bf16_is_too_coarse(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    assert manifest.reward is not None
+    write_manifest(replace(manifest, reward=replace(manifest.reward, std=1e-3)), directory)
+    loaded = load(directory, dtype="auto")
+    assert loaded.model.precision.dtype == torch.float32
+    assert loaded.model.precision.reason.startswith("bf16 is too coarse for this checkpoint")
+    with pytest.raises(CheckpointRefused, match="not the trained score"):
+        load(directory, dtype="bfloat16")

@@ -108,7 +108,7 @@ def test_the_last_user_turn_loses_tokens_from_its_left() -> None:
 
 
 def test_a_response_that_alone_does_not_fit_is_an_error_even_with_truncate() -> None:
-    with pytest.raises(TooLong, match="response alone"):
+    with pytest.raises(TooLong, match="120 tokens are left"):
         renderer().render(Conversation(as_prompt("hi"), "y" * 100), truncate=True)
 
 

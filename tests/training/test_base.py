@@ -30,7 +30,9 @@ def test_every_architecture_gets_a_head_a_template_and_its_own_weights(architect
     assert base.tokenizer.chat_template == expected
     stored = load_file(tmp_path / "base" / "model.safetensors")
     loaded = getattr(base.network, base.network.base_model_prefix).state_dict()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items() if name in loaded)
+    shared = {name: tensor for name, tensor in stored.items() if name in loaded}
+    # A decoder's own padding token has a row of its own, after those of the base.
+    assert all(torch.equal(loaded[name][: len(tensor)], tensor) for name, tensor in shared.items())
     assert {name for name in stored if name not in loaded} <= {"pooler.dense.weight", "pooler.dense.bias"}
     assert base.positions == 256
 
@@ -45,9 +47,17 @@ def test_a_padding_token_that_ends_conversations_is_replaced(tmp_path: Path) -> 
     assert base.network.get_input_embeddings().num_embeddings == len(base.tokenizer)
 
 
-def test_a_padding_token_that_never_occurs_is_kept(tmp_path: Path) -> None:
+def test_a_padding_token_that_content_can_contain_is_replaced_too(tmp_path: Path) -> None:
     base = load_base(str(headless(tmp_path / "base", "llama")))
-    assert base.tokenizer.pad_token == "<pad>"
+    assert base.tokenizer.pad_token == PAD_TOKEN
+    assert base.tokenizer("<pad>", add_special_tokens=False)["input_ids"] != [base.tokenizer.pad_token_id]
+
+
+def test_a_directory_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    directory = headless(tmp_path / "base", "bert")
+    (directory / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(CheckpointRefused, match="as a sequence classifier"):
+        load_base(str(directory))
 
 
 def test_the_bases_own_template_is_kept_and_its_clock_pinned(tmp_path: Path) -> None:

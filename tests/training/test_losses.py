@@ -91,3 +91,15 @@ def test_shapes_that_would_be_broadcast_are_refused(
     assert rejected is not None
     with pytest.raises(ValueError, match="one length"):
         bradley_terry(chosen, rejected, margin)
+
+
+def test_a_soft_label_weighs_both_outcomes() -> None:
+    chosen, rejected = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 1.0])
+    label = torch.tensor([0.8, 0.5])
+    expected = 0.0
+    for d, p in ((0.5, 0.8), (-3.0, 0.5)):
+        expected -= (p * math.log(1 / (1 + math.exp(-d))) + (1 - p) * math.log(1 / (1 + math.exp(d)))) / 2
+    assert bradley_terry(chosen, rejected, label=label).item() == pytest.approx(expected, rel=1e-6)
+    assert bradley_terry(chosen, rejected, label=torch.ones(2)).item() == pytest.approx(
+        bradley_terry(chosen, rejected).item()
+    )

@@ -252,3 +252,16 @@ def test_fingerprint_depends_on_what_is_learned_from_and_on_nothing_else() -> No
     assert same.startswith("sha256:")
     others = [row | {"chosen": "c"}, row | {"margin": 1}, row | {"prompt": [said("system", "p")]}]
     assert len({same, *(fingerprint([to_pair(other, 1)]) for other in others)}) == 4
+
+
+def test_a_soft_label_is_kept_and_counts_in_the_fingerprint() -> None:
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    plain, soft = to_pair(row, 1), to_pair(row | {"label": 0.75}, 1)
+    assert (plain.label, soft.label, to_pair(row | {"label": 1}, 1).label) == (1.0, 0.75, 1.0)
+    assert fingerprint([plain]) != fingerprint([soft])
+
+
+@pytest.mark.parametrize("label", [1.5, -0.1, "better", [1], float("nan")])
+def test_a_label_that_is_no_probability_is_a_bad_row(label: object) -> None:
+    with pytest.raises(BadRow, match="`label` must be the probability"):
+        to_pair({"prompt": "p", "chosen": "a", "rejected": "b", "label": label}, 1)

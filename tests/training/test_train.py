@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from safetensors.torch import load_file
 
 from reward_model import checkpoint
@@ -173,3 +174,44 @@ def test_the_command_trains_from_the_shell(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "reward_model.json").is_file()
+
+
+def test_secrets_among_the_flags_do_not_reach_the_checkpoint(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 24)
+    train(arguments(tmp_path, hub_token="SECRET123", num_train_epochs=1))
+    assert "SECRET123" not in (tmp_path / "out" / "reward_model.json").read_text()
+
+
+def test_a_directory_with_other_files_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="would be lost"):
+        train(arguments(tmp_path))
+    assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+def test_a_named_evaluation_set_without_a_usable_pair_is_an_error(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 24)
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text('{"prompt": "p", "chosen": "' + "long " * 300 + '", "rejected": "b"}\n')
+    with pytest.raises(NoPairs, match="no pair is left to validate on"):
+        train(arguments(tmp_path, eval_dataset_name=str(held_out)))
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 24)
+    for name, flag in (("plain", False), ("checkpointed", True)):
+        flags = {"output_dir": str(tmp_path / name), "gradient_checkpointing": flag, "num_train_epochs": 1}
+        train(arguments(tmp_path, "llama", **flags))
+    plain, checkpointed = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "checkpointed"))
+    assert all(torch.allclose(plain[key], checkpointed[key], atol=1e-6) for key in plain)
+
+
+def test_rewards_recorded_after_bf16_training_are_those_of_the_saved_weights(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 40)
+    held_out = write_pairs(tmp_path / "held_out.jsonl", 24)
+    manifest = train(arguments(tmp_path, bf16=True, eval_dataset_name=str(held_out), num_train_epochs=1))
+    result = evaluate(checkpoint.load(tmp_path / "out", dtype="float32"), read_preferences(str(held_out)).pairs)
+    assert manifest.reward is not None
+    assert result.reward.mean == pytest.approx(manifest.reward.mean, abs=1e-4)

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from reward_model.errors import CheckpointRefused
 from reward_model.precision import choose_precision
@@ -25,9 +26,12 @@ _HERE = Path(__file__).parent
 
 def main() -> int:
     """Parses the command line, trains, and says where the checkpoint is."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m training.demo", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("checkpoints/demo"), help="where the checkpoint goes")
     output_dir: Path = parser.parse_args().output_dir
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory() as directory:
         try:
