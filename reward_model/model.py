@@ -120,9 +120,13 @@ class RewardModel(nn.Module):
         """The model's, which transformers' Trainer looks at."""
         return self.model.config
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Passed on to the model, for transformers' Trainer."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)  # type: ignore[no-untyped-call]
+        self.model.activation_checkpointing_enable(*args, **kwargs)
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """The same, under the name that it has before transformers 5.23."""
+        self.model.gradient_checkpointing_enable(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _convert(self) -> None:
         """Moves to the device; backbone parameters to the dtype, all others to fp32.
