@@ -34,10 +34,6 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"service: cannot listen on {settings.host}:{settings.port}\n")
         return FAILED
     server.run(sockets=[listening])
-    if app.state.runtime.is_loading():
-        # Nothing can interrupt a load, and the interpreter cannot be taken down under it.
-        logging.shutdown()
-        os._exit(server.exit_code)
     return server.exit_code
 
 
@@ -59,4 +55,8 @@ def load(settings: Settings) -> Scorer:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    logging.shutdown()
+    sys.stderr.flush()
+    # Not sys.exit: it would wait for a model that is still loading, or for a text that is still being tokenised.
+    os._exit(status)

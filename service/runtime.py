@@ -88,10 +88,6 @@ class Runtime:
         self._loader = threading.Thread(target=self._load_in_thread, args=(loop,), name="load", daemon=True)
         self._loader.start()
 
-    def is_loading(self) -> bool:
-        """Whether the load has begun and not come to its end, good or bad."""
-        return self._loader is not None and self._loader.is_alive()
-
     async def drain(self) -> None:
         """Lets nothing new in, finishes what is in as far as `drain_seconds` allow, answers the rest 503."""
         self.lifecycle.drain()
