@@ -16,7 +16,7 @@ import transformers
 from reward_model import checkpoint
 from training.batches import RenderedPair, render_pairs
 from training.data import RowReport, read_preferences
-from training.trainer import score_pairs
+from training.scoring import score_pairs
 
 HELD_OUT = Path(__file__).parent.parent / "training" / "demo" / "heldout.jsonl"
 
@@ -51,7 +51,7 @@ def row(directory: Path, dataset_name: str) -> str:
 
 def _scores(loaded: checkpoint.Checkpoint, examples: list[RenderedPair]) -> torch.Tensor:
     """[2, n]: chosen and rejected rewards."""
-    return torch.tensor(score_pairs(loaded.model, examples, 16), dtype=torch.float64)
+    return torch.tensor(score_pairs(loaded.model, examples), dtype=torch.float64).T
 
 
 if __name__ == "__main__":

@@ -173,11 +173,12 @@ def _quality(margins: Sequence[float], groups: Sequence[Hashable]) -> dict[str, 
         for i, f in enumerate(folds):
             if f == fold:
                 scaled[i] = margins[i] / temperature
-    before, after = _margin_quality(margins), _margin_quality(scaled)
+    before, after = margin_quality(margins), margin_quality(scaled)
     return {f"{k}_before": v for k, v in before.items()} | {f"{k}_after": v for k, v in after.items()}
 
 
-def _margin_quality(margins: Sequence[float]) -> dict[str, float]:
+def margin_quality(margins: Sequence[float]) -> dict[str, float]:
+    """ECE of the predicted winner, Brier score and NLL (in nats) of sigmoid(margin), chosen minus rejected."""
     wins = [sigmoid(margin) for margin in margins]
     # Which response of a pair comes first is arbitrary, so confidence is that of the predicted winner.
     confidences = [max(p, 1 - p) for p in wins]

@@ -4,7 +4,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -38,8 +38,10 @@ def listening(scorer: StubScorer) -> Iterator[tuple[str, Runtime]]:
 
 async def until_ready(client: httpx.AsyncClient) -> None:
     for _ in range(500):
-        if (await client.get("/readyz")).status_code == 200:
-            return
+        # The server's thread may not have come to listen yet.
+        with suppress(httpx.ConnectError):
+            if (await client.get("/readyz")).status_code == 200:
+                return
         await asyncio.sleep(0.02)
     pytest.fail("the service did not become ready")
 

@@ -36,21 +36,32 @@ def render_pairs(pairs: Sequence[PreferencePair], renderer: Renderer, report: Ro
     examples = []
     for pair in tqdm(pairs, desc="rendering", unit="pair", disable=None):
         try:
-            examples.append(_render_pair(pair, renderer))
+            examples.append(_render_different(pair, renderer))
         except BadRow as error:
             report.add(pair.line, error)
     return examples
 
 
-def _render_pair(pair: PreferencePair, renderer: Renderer) -> RenderedPair:
+def _render_different(pair: PreferencePair, renderer: Renderer) -> RenderedPair:
+    rendered = render_pair(pair, renderer)
+    if rendered.chosen.token_ids == rendered.rejected.token_ids:
+        reason: Reason = "identical"
+        msg = "both responses render to the same tokens"
+        raise BadRow(reason, msg)
+    return rendered
+
+
+def render_pair(pair: PreferencePair, renderer: Renderer) -> RenderedPair:
+    """Renders one pair, its prompt cut where it must be.
+
+    Raises:
+        BadRow: a response does not fit, or the template has no form for the pair.
+    """
     try:
         chosen, rejected = renderer.render_group(pair.prompt, [pair.chosen, pair.rejected], truncate=True)
     except InputError as error:
         reason: Reason = "too_long" if isinstance(error, TooLong) else "not_renderable"
         raise BadRow(reason, str(error)) from error
-    if chosen.token_ids == rejected.token_ids:
-        reason, msg = "identical", "both responses render to the same tokens"
-        raise BadRow(reason, msg)
     return RenderedPair(pair, chosen, rejected)
 
 

@@ -10,7 +10,7 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -20,17 +20,18 @@ from transformers.utils import logging as transformers_logging
 
 from reward_model.calibration import reward_statistics
 from reward_model.checkpoint import Checkpoint, load
-from reward_model.errors import CheckpointRefused, InputError, TooLong
+from reward_model.errors import CheckpointRefused
 from reward_model.precision import DtypeName
-from reward_model.rendering import Rendered, Renderer
+from reward_model.rendering import Renderer
+from training.batches import RenderedPair, render_pair
 from training.data import RowReport, read_preferences
 from training.documents import write_document
 from training.evaluation import Evaluation, Provenance
 from training.pairs import BadRow, PreferencePair, fingerprint
 from training.rows import DataError
+from training.scoring import DEFAULT_BATCH_TOKENS, score_pairs
 from training.statistics import Accuracy, accuracy, correlation, outcome, probability_quality
 
-DEFAULT_BATCH_TOKENS = 16_384
 #: Exit status for a checkpoint that must not be used, the same as the service's.
 REFUSED = 3
 #: Pairs that are held as tokens at a time, and sorted by length.
@@ -106,51 +107,24 @@ def _score_pairs(
             window = range(start, min(start + _WINDOW, len(pairs)))
             rendered = _render(checkpoint.renderer, {i: pairs[i] for i in window}, not_scored)
             bar.update(len(window) - len(rendered))
-            flat = [one for both in rendered.values() for one in both]
             # Half a pair is scored at a time, in an order of its own.
-            values = _score(checkpoint, flat, batch_tokens, lambda done: bar.update(done / 2))
-            for position, (i, both) in enumerate(rendered.items()):
-                chosen, rejected = values[2 * position : 2 * position + 2]
-                scored[i] = _scored(pairs[i], chosen, rejected, truncated=any(one.truncated for one in both))
+            values = score_pairs(
+                checkpoint.model, list(rendered.values()), batch_tokens, lambda done: bar.update(done / 2)
+            )
+            for (i, both), (chosen, rejected) in zip(rendered.items(), values, strict=True):
+                truncated = both.chosen.truncated or both.rejected.truncated
+                scored[i] = _scored(pairs[i], chosen, rejected, truncated=truncated)
     return scored
 
 
-def _render(renderer: Renderer, pairs: dict[int, PreferencePair], not_scored: RowReport) -> dict[int, list[Rendered]]:
-    rendered: dict[int, list[Rendered]] = {}
+def _render(renderer: Renderer, pairs: dict[int, PreferencePair], not_scored: RowReport) -> dict[int, RenderedPair]:
+    rendered: dict[int, RenderedPair] = {}
     for i, pair in pairs.items():
         try:
-            rendered[i] = renderer.render_group(pair.prompt, [pair.chosen, pair.rejected], truncate=True)
-        except TooLong as error:
-            not_scored.add(pair.line, BadRow("too_long", str(error)))
-        except InputError as error:
-            not_scored.add(pair.line, BadRow("not_renderable", str(error)))
+            rendered[i] = render_pair(pair, renderer)
+        except BadRow as error:
+            not_scored.add(pair.line, error)
     return rendered
-
-
-def _score(
-    checkpoint: Checkpoint, inputs: Sequence[Rendered], batch_tokens: int, done: Callable[[int], object]
-) -> list[float]:
-    """Raw rewards in the order of `inputs`."""
-    values = [math.nan] * len(inputs)
-    for batch in _batches([len(one.token_ids) for one in inputs], batch_tokens):
-        scores = checkpoint.model.score([inputs[i] for i in batch])
-        for i, score in zip(batch, scores, strict=True):
-            values[i] = score.value
-        done(len(batch))
-    return values
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Groups indices by length, longest first, so that a batch too large for the device fails at once.
-
-    A batch holds what stays within the budget were all as long as its longest, so that it holds for padded models too.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // lengths[order[start]])
-        yield order[start : start + size]
-        start += size
 
 
 def _scored(pair: PreferencePair, chosen: float, rejected: float, *, truncated: bool) -> ScoredPair:

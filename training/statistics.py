@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_model.calibration import expected_calibration_error, sigmoid
+from reward_model.calibration import margin_quality
 
 #: 97.5 % point of the normal distribution: all intervals are 95 % intervals.
 _Z = 1.959963984540054
@@ -132,15 +132,7 @@ def t_quantile(degrees: int) -> float:
 
 def probability_quality(margins: Sequence[float], temperature: float) -> ProbabilityQuality:
     """Judges sigmoid(margin / temperature) over one or more `margins` (chosen minus rejected, finite)."""
-    scaled = [margin / temperature for margin in margins]
-    wins = [sigmoid(margin) for margin in scaled]
-    # Which response stands first is the data set's doing, so confidence is that of the predicted winner.
-    confidences = [max(p, 1 - p) for p in wins]
-    return ProbabilityQuality(
-        ece=expected_calibration_error(confidences, [outcome(margin) for margin in margins]),
-        nll=float(np.logaddexp(0.0, -np.asarray(scaled)).mean()),
-        brier=math.fsum((1 - p) ** 2 for p in wins) / len(wins),
-    )
+    return ProbabilityQuality(**margin_quality([margin / temperature for margin in margins]))
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import HfArgumentParser, set_seed
+from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 import reward_model
@@ -36,7 +36,7 @@ from training.base import Base, load_base
 from training.batches import RenderedPair, render_pairs
 from training.data import NoPairs, Preferences, read_preferences, split_by_prompt
 from training.rows import DataError
-from training.trainer import RewardTrainer, TrainingFailed, pair_metrics, score_pairs
+from training.trainer import RewardTrainer, TrainingFailed, pair_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ def train(args: RewardTrainingArguments) -> Manifest:
     trainer = RewardTrainer(model, args, data.train, data.validation)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     # Without autocast, or the recorded rewards would not be those of the weights that are saved.
-    model = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False).eval()
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     if trainer.is_world_process_zero():
-        _finish(model, base, renderer.max_length, data, args, directory)
+        _finish(trainer, base, renderer.max_length, data, directory)
     trainer.accelerator.wait_for_everyone()
     with suppress(OSError):
         Path(args.output_dir).rmdir()  # the Trainer makes it even where nothing is kept in it
@@ -136,17 +136,10 @@ def _render(preferences: Preferences, renderer: Renderer, name: str) -> list[Ren
     return examples
 
 
-def _finish(
-    model: RewardModel,
-    base: Base,
-    max_length: int,
-    data: Data,
-    args: RewardTrainingArguments,
-    directory: Path,
-) -> None:
+def _finish(trainer: RewardTrainer, base: Base, max_length: int, data: Data, directory: Path) -> None:
     """Judges what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
     judged = data.validation or data.train
-    chosen, rejected = score_pairs(model, judged, args.per_device_eval_batch_size)
+    chosen, rejected = trainer.score(judged)
     metrics = pair_metrics(chosen, rejected, loss=True)
     _check_learned(metrics, held_out=bool(data.validation))
     calibration = UNCALIBRATED
@@ -154,13 +147,13 @@ def _finish(
         margins = [better - worse for better, worse in zip(chosen, rejected, strict=True)]
         calibration = fit(margins, [example.pair.prompt for example in data.validation])
     manifest = checkpoint.save(
-        model,
+        trainer.reward_model,
         base.tokenizer,
         directory,
         max_length=max_length,
         calibration=calibration,
         reward=reward_statistics([*chosen, *rejected]),
-        training={**data.record, "metrics": metrics, "flags": _flags(args), "versions": _versions()},
+        training={**data.record, "metrics": metrics, "flags": _flags(trainer.args), "versions": _versions()},
     )
     logger.info(
         "%s: accuracy %.1f %% on %d %s pairs, temperature %.2f (%s); wrote %s",
@@ -194,7 +187,7 @@ def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
         )
 
 
-def _flags(args: RewardTrainingArguments) -> dict[str, Any]:
+def _flags(args: TrainingArguments) -> dict[str, Any]:
     """The flags that differ from their defaults, secrets masked."""
     defaults = {field.name: field.default for field in fields(args)}
     masked = args.to_dict()  # type: ignore[no-untyped-call]

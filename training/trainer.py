@@ -17,6 +17,7 @@ from reward_model.model import RewardModel
 from training.arguments import RewardTrainingArguments
 from training.batches import PairDataset, RenderedPair, collate
 from training.losses import bradley_terry
+from training.scoring import score_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class RewardTrainer(Trainer):
             eval_dataset=PairDataset(validation) if validation else None,
             data_collator=collate,
         )
-        self._reward_model = model
+        self.reward_model = model
         self._validation = validation
         self._recent: list[Tensor] = []
 
@@ -91,38 +92,26 @@ class RewardTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Loss, accuracy, margin and reward statistics over the validation pairs, each pair counted once."""
-        chosen, rejected = score_pairs(self._reward_model, self._validation, self.args.per_device_eval_batch_size)
+        chosen, rejected = self.score(self._validation)
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in pair_metrics(chosen, rejected, loss=True).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def score(self, pairs: Sequence[RenderedPair]) -> tuple[list[float], list[float]]:
+        """Raw rewards of the chosen and of the rejected responses, in order.
+
+        A batch has as many tokens as `per_device_eval_batch_size` of the longest pairs.
+        """
+        longest = max(max(len(pair.chosen.token_ids), len(pair.rejected.token_ids)) for pair in pairs)
+        rewards = score_pairs(self.reward_model.eval(), pairs, 2 * self.args.per_device_eval_batch_size * longest)
+        return [chosen for chosen, _ in rewards], [rejected for _, rejected in rewards]
 
 
 _DIVERGED = (
     "rewards are no longer finite after step {step}: training diverged. Lower --learning_rate, raise --warmup_steps,"
     " or train without --bf16 / --fp16"
 )
-
-
-@torch.inference_mode()
-def score_pairs(
-    model: RewardModel, examples: Sequence[RenderedPair], pairs_per_batch: int
-) -> tuple[list[float], list[float]]:
-    """Raw rewards of the chosen and of the rejected responses, in order.
-
-    Longest pairs first, so that a batch that is too large fails at once.
-    """
-    model.eval()
-    lengths = [max(len(one.chosen.token_ids), len(one.rejected.token_ids)) for one in examples]
-    order = sorted(range(len(examples)), key=lambda i: -lengths[i])
-    scores = [(0.0, 0.0)] * len(examples)
-    for start in range(0, len(order), pairs_per_batch):
-        indices = order[start : start + pairs_per_batch]
-        rendered = [examples[i].chosen for i in indices] + [examples[i].rejected for i in indices]
-        values = [score.value for score in model.score(rendered)]
-        for position, i in enumerate(indices):
-            scores[i] = (values[position], values[len(indices) + position])
-    return [chosen for chosen, _ in scores], [rejected for _, rejected in scores]
 
 
 def pair_metrics(chosen: Sequence[float], rejected: Sequence[float], *, loss: bool = False) -> dict[str, float]:
