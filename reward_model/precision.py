@@ -3,8 +3,9 @@
 Knows the hardware, not the model.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -58,7 +59,14 @@ def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
         return fast, f"the GPU {'has' if fast else 'lacks'} bf16 tensor cores"
     if device.type == "cpu":
         # Emulated bf16 is slower than fp32, so the instructions themselves must be there.
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = _cpu_capabilities()
         found = [flag for flag in ("avx512_bf16", "amx_bf16") if capabilities.get(flag)]
         return bool(found), f"the CPU has {found[0]}" if found else "the CPU has neither avx512_bf16 nor amx_bf16"
     return False, f"fp32 is the safe choice on {device.type}"
+
+
+def _cpu_capabilities() -> Mapping[str, Any]:
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    # Older releases (2.11) know as much, under names of their own.
+    return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx_bf16": torch.cpu._is_amx_tile_supported()}  # noqa: SLF001

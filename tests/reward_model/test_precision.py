@@ -21,6 +21,12 @@ def test_auto_takes_bf16_only_where_the_cpu_has_instructions_for_it(monkeypatch:
         assert "avx512_bf16" in precision.reason
 
 
+def test_auto_also_works_where_torch_is_too_old_to_list_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = choose_precision("cpu")
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert choose_precision("cpu").dtype == expected.dtype
+
+
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(CheckpointRefused, match="'cuda:99' cannot be used"):
         choose_precision("cuda:99")
