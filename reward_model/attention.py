@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from reward_model.errors import CheckpointRefused
+
 #: The name under which transformers dispatches to `packed_attention`.
 PACKED = "reward_model_packed"
 #: Tensors that some models hand through and that change nothing here.
@@ -52,11 +54,11 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
         [1, T, heads, head_size], and None for the weights.
 
     Raises:
-        NotImplementedError: the model's attention has a term that is not known here (attention sinks, say).
+        CheckpointRefused: the model's attention has a term that is not known here (attention sinks, say).
     """
     if unknown := sorted(name for name, value in others.items() if isinstance(value, Tensor) and name not in _HARMLESS):
-        msg = f"packed attention does not know {', '.join(unknown)}"
-        raise NotImplementedError(msg)
+        msg = f"this model's attention has a term that packed attention does not know: {', '.join(unknown)}"
+        raise CheckpointRefused(msg)
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     pieces = []
     for start, count, length in _runs(segments):

@@ -98,12 +98,15 @@ def shares(scores: Sequence[float], temperature: float) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def fit(margins: Sequence[float], groups: Sequence[Hashable] | None = None) -> Calibration:
+def fit(
+    margins: Sequence[float], groups: Sequence[Hashable] | None = None, labels: Sequence[float] | None = None
+) -> Calibration:
     """Fits T on held-out margins.
 
     Args:
         margins: chosen minus rejected score per pair, finite.
         groups: one key per pair (its prompt); pairs of one group stay in one fold. Default: each pair its own.
+        labels: probability that the chosen response is the better one; default 1.
 
     Returns:
         The maximum a posteriori T under a log-normal prior at 1, within TEMPERATURE_BOUNDS, with its quality measured
@@ -111,10 +114,11 @@ def fit(margins: Sequence[float], groups: Sequence[Hashable] | None = None) -> C
     """
     if not margins:
         return Calibration(reason="no held-out pairs to fit on")
-    temperature = _fit_temperature(margins)
+    soft = [1.0] * len(margins) if labels is None else labels
+    temperature = _fit_temperature(margins, soft)
     reason = _doubt(temperature, len(margins))
     keys = groups if groups is not None else range(len(margins))
-    return Calibration(temperature, reason is None, reason, len(margins), _quality(margins, keys))
+    return Calibration(temperature, reason is None, reason, len(margins), _quality(margins, soft, keys))
 
 
 def _doubt(temperature: float, pairs: int) -> str | None:
@@ -130,13 +134,17 @@ def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-def _fit_temperature(margins: Sequence[float]) -> float:
+def _nll(margin: float, label: float) -> float:
+    return label * _softplus(-margin) + (1 - label) * _softplus(margin)
+
+
+def _fit_temperature(margins: Sequence[float], labels: Sequence[float]) -> float:
     """Minimises NLL + (log T)^2 / (2 PRIOR_STD^2) over log T."""
 
     def objective(log_t: float) -> float:
         scale = math.exp(-log_t)
         prior = log_t**2 / (2 * PRIOR_STD**2)
-        return math.fsum(_softplus(-margin * scale) for margin in margins) + prior
+        return math.fsum(_nll(margin * scale, p) for margin, p in zip(margins, labels, strict=True)) + prior
 
     low, high = (math.log(bound) for bound in TEMPERATURE_BOUNDS)
     # The NLL need not be convex in log T: a coarse grid finds the valley, golden section its floor.
@@ -162,32 +170,41 @@ def _golden_section(objective: Callable[[float], float], low: float, high: float
     return (low + high) / 2
 
 
-def _quality(margins: Sequence[float], groups: Sequence[Hashable]) -> dict[str, float]:
+def _quality(margins: Sequence[float], labels: Sequence[float], groups: Sequence[Hashable]) -> dict[str, float]:
     """ECE, Brier and NLL at T = 1 and cross-fitted: each fold is judged by the T of the other folds."""
     fold_of = {group: i % FOLDS for i, group in enumerate(dict.fromkeys(groups))}
     folds = [fold_of[group] for group in groups]
     scaled = [0.0] * len(margins)
     for fold in set(folds):
-        rest = [margin for margin, f in zip(margins, folds, strict=True) if f != fold]
-        temperature = _fit_temperature(rest) if rest else 1.0
-        for i, f in enumerate(folds):
-            if f == fold:
+        rest = [i for i, other in enumerate(folds) if other != fold]
+        temperature = _fit_temperature([margins[i] for i in rest], [labels[i] for i in rest]) if rest else 1.0
+        for i, other in enumerate(folds):
+            if other == fold:
                 scaled[i] = margins[i] / temperature
-    before, after = margin_quality(margins), margin_quality(scaled)
+    before, after = margin_quality(margins, labels), margin_quality(scaled, labels)
     return {f"{k}_before": v for k, v in before.items()} | {f"{k}_after": v for k, v in after.items()}
 
 
-def margin_quality(margins: Sequence[float]) -> dict[str, float]:
-    """ECE of the predicted winner, Brier score and NLL (in nats) of sigmoid(margin), chosen minus rejected."""
+def margin_quality(margins: Sequence[float], labels: Sequence[float] | None = None) -> dict[str, float]:
+    """ECE of the predicted winner, Brier score and NLL (in nats) of sigmoid(margin), chosen minus rejected.
+
+    `labels` are the probabilities that the chosen responses are the better ones; default 1.
+    """
+    soft = [1.0] * len(margins) if labels is None else labels
+    pairs = list(zip(margins, soft, strict=True))
     wins = [sigmoid(margin) for margin in margins]
     # Which response of a pair comes first is arbitrary, so confidence is that of the predicted winner.
     confidences = [max(p, 1 - p) for p in wins]
-    outcomes = [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
     return {
-        "ece": expected_calibration_error(confidences, outcomes),
-        "brier": fmean((1 - p) ** 2 for p in wins),
-        "nll": fmean(_softplus(-margin) for margin in margins),
+        "ece": expected_calibration_error(confidences, [agreement(margin, p) for margin, p in pairs]),
+        "brier": fmean(p * (1 - win) ** 2 + (1 - p) * win**2 for win, p in zip(wins, soft, strict=True)),
+        "nll": fmean(_nll(margin, p) for margin, p in pairs),
     }
+
+
+def agreement(margin: float, label: float = 1.0) -> float:
+    """Expected agreement with the judge: the label where chosen won, one minus it where it lost, 0.5 for a tie."""
+    return label if margin > 0 else 0.5 if margin == 0 else 1 - label
 
 
 def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> float:

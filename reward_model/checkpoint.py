@@ -111,8 +111,9 @@ def load(name: str | Path, *, device: str = "auto", dtype: DtypeName = "auto", *
     except GoldenMismatch as error:
         if dtype != "auto" or precision.dtype == torch.float32:
             raise
-        exact = replace(precision, dtype=torch.float32, reason=f"bf16 is too coarse for this checkpoint: {error}")
-        return _load(name, exact, Options(**options))
+        reason = f"bf16 is too coarse for this checkpoint: {error}"
+    # Out here, where the error no longer keeps the first model in memory.
+    return _load(name, replace(precision, dtype=torch.float32, reason=reason), Options(**options))
 
 
 def _load(name: str | Path, precision: Precision, options: Options) -> Checkpoint:

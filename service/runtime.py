@@ -9,11 +9,12 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from reward_model.errors import CheckpointRefused, InputError
 from reward_model.records import Conversation, Message, Text
+from reward_model.rendering import Rendered
 from service.batcher import Batcher
 from service.body import BodyBudget
 from service.errors import Broken
@@ -153,4 +154,11 @@ def warm_up(scorer: Scorer, max_batch_tokens: int) -> None:
     scorer.run([short])
     # On a CPU a full batch only costs time; on a GPU it also settles how much memory is needed.
     copies = 1 if scorer.info.device == "cpu" else max(1, max_batch_tokens // len(long.token_ids))
-    scorer.run([long] * copies)
+    scorer.run([_varied(long, place) for place in range(copies)])
+
+
+def _varied(rendered: Rendered, place: int) -> Rendered:
+    """The same with another token at `place`: identical inputs would be computed once."""
+    token_ids = list(rendered.token_ids)
+    token_ids[place % len(token_ids)] = token_ids[0] if place else token_ids[-1]
+    return replace(rendered, token_ids=token_ids)

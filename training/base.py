@@ -81,6 +81,9 @@ def _with_head(directory: Path, *, disable_dropout: bool) -> PreTrainedModel:
     except LOADING_ERRORS as error:
         msg = f"transformers cannot load {directory.name} as a sequence classifier: {first_line(error)}"
         raise CheckpointRefused(msg) from error
+    for module in network.modules():
+        if disable_dropout and isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # what no entry of the config speaks of
     prefix = f"{network.base_model_prefix}."
     made_up = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     lost = sorted(key for key in made_up if key.startswith(prefix) and ".pooler." not in key)

@@ -18,7 +18,7 @@ from typing import Any, get_args
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from reward_model.calibration import reward_statistics
+from reward_model.calibration import agreement, reward_statistics
 from reward_model.checkpoint import Checkpoint, load
 from reward_model.errors import CheckpointRefused
 from reward_model.precision import DtypeName
@@ -30,7 +30,7 @@ from training.evaluation import Evaluation, Provenance
 from training.pairs import BadRow, PreferencePair, fingerprint
 from training.rows import DataError
 from training.scoring import DEFAULT_BATCH_TOKENS, score_pairs
-from training.statistics import Accuracy, accuracy, correlation, outcome, probability_quality
+from training.statistics import Accuracy, accuracy, correlation, probability_quality
 
 #: Exit status for a checkpoint that must not be used, the same as the service's.
 REFUSED = 3
@@ -140,11 +140,12 @@ def _summarise(
     scored: dict[int, ScoredPair],
     not_scored: RowReport,
 ) -> Evaluation:
-    outcomes = [agreement(outcome(scored[i].margin), pair) if i in scored else 0.5 for i, pair in enumerate(pairs)]
+    outcomes = [agreement(scored[i].margin, pair.label) if i in scored else 0.5 for i, pair in enumerate(pairs)]
     rewards = [value for one in scored.values() for value in (one.chosen, one.rejected)]
     lengths = [len(text) for one in scored.values() for text in (one.pair.chosen, one.pair.rejected)]
-    longer = [outcome(len(pair.chosen) - len(pair.rejected)) for pair in pairs]
+    longer = [agreement(len(pair.chosen) - len(pair.rejected), pair.label) for pair in pairs]
     margins = [one.margin for one in scored.values()]
+    labels = [one.pair.label for one in scored.values()]
     return Evaluation(
         overall=accuracy(outcomes, [pair.prompt for pair in pairs]),
         prompts=len({pair.prompt for pair in pairs}),
@@ -152,18 +153,13 @@ def _summarise(
         by_source=_by(pairs, outcomes, lambda pair: pair.source),
         by_subset=_by(pairs, outcomes, lambda pair: pair.subset),
         longer_wins=math.fsum(longer) / len(longer),
-        probabilities=probability_quality(margins, checkpoint.calibration.trusted),
+        probabilities=probability_quality(margins, checkpoint.calibration.trusted, labels),
         length_correlation=correlation(rewards, lengths),
         reward=reward_statistics(rewards),
         truncated=sum(one.truncated for one in scored.values()),
         not_scored=not_scored,
         provenance=_provenance(checkpoint, pairs),
     )
-
-
-def agreement(won: float, pair: PreferencePair) -> float:
-    """Expected agreement with the judge: a soft label p counts for p where chosen won, for 1 - p where it lost."""
-    return pair.label * won + (1 - pair.label) * (1 - won)
 
 
 def _by(

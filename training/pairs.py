@@ -51,7 +51,7 @@ class PreferencePair:
         margin: by how much the chosen one is better, in units of reward; None where nobody said.
         source, category, subset: labels to report results by.
         line: where it stands in its file, counted from 1.
-        label: probability that the chosen response is the better one; 0.5 for a tie.
+        label: probability that the chosen response is the better one, at least 0.5; 0.5 for a tie.
     """
 
     prompt: Prompt
@@ -84,6 +84,11 @@ def to_pair(row: Any, line: int) -> PreferencePair:
         raise BadRow(_IDENTICAL, msg)
     source, category, subset = (_label(row, column) for column in ("source", "category", "subset"))
     margin, label = _margin(row), _soft_label(row)
+    if label < 0.5:
+        if margin is not None:
+            msg = "`label` says that `rejected` is better, `margin` by how much `chosen` is: they contradict each other"
+            raise BadRow(_MALFORMED, msg)
+        chosen, rejected, label = rejected, chosen, 1 - label
     return PreferencePair(prompt, chosen, rejected, margin, source, category, line, subset, label)
 
 

@@ -59,11 +59,6 @@ class Correlation:
     spearman: float | None
 
 
-def outcome(margin: float) -> float:
-    """1 where the chosen response scored higher, 0 where lower, 0.5 for a tie."""
-    return 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0
-
-
 def accuracy(outcomes: Sequence[float], groups: Sequence[Hashable]) -> Accuracy:
     """Mean of `outcomes` (one or more, each in [0, 1]) with its interval; `groups` holds each pair's prompt."""
     return Accuracy(len(outcomes), math.fsum(outcomes) / len(outcomes), clustered_interval(outcomes, groups))
@@ -130,9 +125,11 @@ def t_quantile(degrees: int) -> float:
     return math.fsum(terms)
 
 
-def probability_quality(margins: Sequence[float], temperature: float) -> ProbabilityQuality:
+def probability_quality(
+    margins: Sequence[float], temperature: float, labels: Sequence[float] | None = None
+) -> ProbabilityQuality:
     """Judges sigmoid(margin / temperature) over one or more `margins` (chosen minus rejected, finite)."""
-    return ProbabilityQuality(**margin_quality([margin / temperature for margin in margins]))
+    return ProbabilityQuality(**margin_quality([margin / temperature for margin in margins], labels))
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:

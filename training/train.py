@@ -140,12 +140,13 @@ def _finish(trainer: RewardTrainer, base: Base, max_length: int, data: Data, dir
     """Judges what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
     judged = data.validation or data.train
     chosen, rejected = trainer.score(judged)
-    metrics = pair_metrics(chosen, rejected, loss=True)
+    labels = [example.pair.label for example in judged]
+    metrics = pair_metrics(chosen, rejected, labels, loss=True)
     _check_learned(metrics, held_out=bool(data.validation))
     calibration = UNCALIBRATED
     if data.validation:
         margins = [better - worse for better, worse in zip(chosen, rejected, strict=True)]
-        calibration = fit(margins, [example.pair.prompt for example in data.validation])
+        calibration = fit(margins, [example.pair.prompt for example in data.validation], labels)
     manifest = checkpoint.save(
         trainer.reward_model,
         base.tokenizer,
@@ -188,10 +189,11 @@ def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
 
 
 def _flags(args: TrainingArguments) -> dict[str, Any]:
-    """The flags that differ from their defaults, secrets masked."""
-    defaults = {field.name: field.default for field in fields(args)}
-    masked = args.to_dict()  # type: ignore[no-untyped-call]
-    return {name: value for name, value in masked.items() if name in defaults and value != defaults[name]}
+    """The flags that differ from their defaults; no secrets, which transformers masks as <..._TOKEN>."""
+    defaults = {field.name: field.default for field in fields(args) if field.name != "output_dir"}
+    given: dict[str, Any] = {name: value for name, value in args.to_dict().items() if name in defaults}  # type: ignore[no-untyped-call]
+    plain = {name: value for name, value in given.items() if isinstance(value, str | int | float)}
+    return {name: v for name, v in plain.items() if v != defaults[name] and not str(v).startswith("<")}
 
 
 def _versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ Knows the loss and what to log; not where pairs come from, nor what happens to t
 import logging
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import Trainer
 from transformers.trainer_utils import IntervalStrategy
 
+from reward_model.calibration import agreement
 from reward_model.model import RewardModel
 from training.arguments import RewardTrainingArguments
 from training.batches import PairDataset, RenderedPair, collate
@@ -72,15 +74,16 @@ class RewardTrainer(Trainer):
         rewards: Tensor = model(**inputs)[:, 0]
         chosen, rejected = rewards.view(2, -1)
         loss = bradley_terry(chosen, rejected, margin, label)
-        self._recent.append(torch.stack([chosen, rejected]).detach())
+        soft = torch.ones_like(chosen) if label is None else label.to(chosen.dtype)
+        self._recent.append(torch.stack([chosen.detach(), rejected.detach(), soft]))
         return (loss, rewards) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds accuracy, margin and reward statistics since the last log to the Trainer's own."""
         if "loss" in logs and self._recent:
-            chosen, rejected = torch.cat(self._recent, dim=1).float().cpu()
+            chosen, rejected, labels = torch.cat(self._recent, dim=1).float().cpu().tolist()
             self._recent.clear()
-            logs |= pair_metrics(chosen.tolist(), rejected.tolist())
+            logs |= pair_metrics(chosen, rejected, labels)
             if not math.isfinite(logs["reward_mean"]):
                 raise TrainingFailed(_DIVERGED.format(step=self.state.global_step))
         super().log(logs, start_time)
@@ -93,7 +96,8 @@ class RewardTrainer(Trainer):
     ) -> dict[str, float]:
         """Loss, accuracy, margin and reward statistics over the validation pairs, each pair counted once."""
         chosen, rejected = self.score(self._validation)
-        metrics = {f"{metric_key_prefix}_{k}": v for k, v in pair_metrics(chosen, rejected, loss=True).items()}
+        measured = pair_metrics(chosen, rejected, [one.pair.label for one in self._validation], loss=True)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -114,14 +118,20 @@ _DIVERGED = (
 )
 
 
-def pair_metrics(chosen: Sequence[float], rejected: Sequence[float], *, loss: bool = False) -> dict[str, float]:
-    """Accuracy (ties 0.5), mean margin, mean and standard deviation of all rewards; the loss too if asked for."""
+def pair_metrics(
+    chosen: Sequence[float], rejected: Sequence[float], labels: Sequence[float], *, loss: bool = False
+) -> dict[str, float]:
+    """Expected agreement with the labels (ties 0.5), mean margin, mean and standard deviation of all rewards.
+
+    The Bradley-Terry loss too, if asked for.
+    """
     better, worse = torch.tensor(chosen, dtype=torch.float64), torch.tensor(rejected, dtype=torch.float64)
     margins, rewards = better - worse, torch.cat([better, worse])
     metrics = {
-        "accuracy": ((margins > 0).double() + 0.5 * (margins == 0)).mean().item(),
+        "accuracy": fmean(agreement(margin, p) for margin, p in zip(margins.tolist(), labels, strict=True)),
         "margin": margins.mean().item(),
         "reward_mean": rewards.mean().item(),
         "reward_std": rewards.std(correction=0).item(),
     }
-    return {"loss": bradley_terry(better, worse).item(), **metrics} if loss else metrics
+    soft = torch.tensor(labels, dtype=torch.float64)
+    return {"loss": bradley_terry(better, worse, label=soft).item(), **metrics} if loss else metrics

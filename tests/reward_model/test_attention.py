@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reward_model.attention import packed_attention
+from reward_model.errors import CheckpointRefused
 
 BOUNDS = [0, 3, 6, 23, 24, 25, 40]
 
@@ -66,5 +67,5 @@ def test_the_caller_can_override_causality() -> None:
 
 def test_a_term_of_attention_that_is_not_known_is_refused_not_ignored() -> None:
     query, key, value = torch.randn(3, 1, 2, 5, 4)
-    with pytest.raises(NotImplementedError, match="does not know s_aux"):
+    with pytest.raises(CheckpointRefused, match="does not know: s_aux"):
         packed_attention(Module(is_causal=True), query, key, value, None, segments=[0, 5], s_aux=torch.zeros(2))

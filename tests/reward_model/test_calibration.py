@@ -13,6 +13,7 @@ from reward_model.calibration import (
     Calibration,
     expected_calibration_error,
     fit,
+    margin_quality,
     reward_statistics,
     shares,
     sigmoid,
@@ -106,3 +107,11 @@ def test_reward_statistics_describe_the_rewards() -> None:
     assert (statistics.mean, statistics.n) == (50, 101)
     assert statistics.std == pytest.approx(29.15, abs=0.01)
     assert statistics.deciles[4] == pytest.approx(50)
+
+
+def test_soft_labels_move_the_temperature_to_what_they_say() -> None:
+    """Judges that are as unsure as sigmoid(margin / 2) are met by T = 2."""
+    margins = [abs(margin) for margin in simulated_margins(1.0, 2000)]
+    labels = [sigmoid(margin / 2) for margin in margins]
+    assert fit(margins, labels=labels).temperature == pytest.approx(2.0, rel=0.02)
+    assert margin_quality([m / 2 for m in margins], labels)["ece"] < 1e-9

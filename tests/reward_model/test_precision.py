@@ -22,9 +22,11 @@ def test_auto_takes_bf16_only_where_the_cpu_has_instructions_for_it(monkeypatch:
 
 
 def test_auto_also_works_where_torch_is_too_old_to_list_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = choose_precision("cpu")
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert choose_precision("cpu").dtype == expected.dtype
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for supported, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
+        assert choose_precision("cpu").dtype == dtype
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -1,11 +1,18 @@
 """Loading, ready, draining."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
+from reward_model.rendering import Rendered
+from reward_model.scores import Score
 from service.errors import Draining, Loading
 from service.lifecycle import Lifecycle, Phase
+from service.runtime import warm_up
+from service.scorer import ModelInfo
+from service.stub import StubScorer
 
 pytestmark = pytest.mark.anyio
 
@@ -39,3 +46,21 @@ async def test_it_is_idle_when_the_last_request_has_left() -> None:
         waiting = asyncio.create_task(lifecycle.idle(5))
         await asyncio.sleep(0)
     assert await waiting
+
+
+def test_the_warm_up_of_a_gpu_runs_a_full_batch_of_different_inputs() -> None:
+    ran: list[list[tuple[int, ...]]] = []
+
+    class Gpu(StubScorer):
+        @property
+        def info(self) -> ModelInfo:
+            return replace(super().info, device="cuda:0")
+
+        def run(self, batch: Sequence[Rendered]) -> list[Score]:
+            ran.append([tuple(one.token_ids) for one in batch])
+            return super().run(batch)
+
+    warm_up(Gpu(max_length=64), 1000)
+    full = ran[-1]
+    assert len(set(full)) == len(full) > 10
+    assert 0.8 * 1000 < sum(map(len, full)) <= 1000

@@ -265,3 +265,10 @@ def test_a_soft_label_is_kept_and_counts_in_the_fingerprint() -> None:
 def test_a_label_that_is_no_probability_is_a_bad_row(label: object) -> None:
     with pytest.raises(BadRow, match="`label` must be the probability"):
         to_pair({"prompt": "p", "chosen": "a", "rejected": "b", "label": label}, 1)
+
+
+def test_a_label_below_one_half_means_the_other_response() -> None:
+    pair = to_pair({"prompt": "p", "chosen": "a", "rejected": "b", "label": 0.0}, 1)
+    assert (pair.chosen, pair.rejected, pair.label) == ("b", "a", 1.0)
+    with pytest.raises(BadRow, match="contradict"):
+        to_pair({"prompt": "p", "chosen": "a", "rejected": "b", "label": 0.2, "margin": 1.0}, 1)

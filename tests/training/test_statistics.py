@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_model.calibration import sigmoid
+from reward_model.calibration import agreement, sigmoid
 from training.statistics import (
     accuracy,
     clustered_interval,
     correlation,
-    outcome,
     probability_quality,
     ranks,
     t_quantile,
@@ -23,7 +22,7 @@ WHOLE = st.integers(-5, 5).map(float)
 
 
 def test_ties_count_half() -> None:
-    outcomes = [outcome(margin) for margin in (2.0, -1.0, 0.0, -0.0)]
+    outcomes = [agreement(margin) for margin in (2.0, -1.0, 0.0, -0.0)]
     assert outcomes == [1.0, 0.0, 0.5, 0.5]
     assert accuracy(outcomes, range(4)).accuracy == 0.5
 
@@ -113,7 +112,7 @@ def test_probabilities_are_judged_as_defined() -> None:
     assert quality.nll == pytest.approx(-sum(map(math.log, wins)) / 5)
     assert quality.brier == pytest.approx(sum((1 - p) ** 2 for p in wins) / 5)
     # Fewer pairs than bins: each is a bin of its own.
-    gaps = [abs(max(p, 1 - p) - outcome(margin)) for p, margin in zip(wins, margins, strict=True)]
+    gaps = [abs(max(p, 1 - p) - agreement(margin)) for p, margin in zip(wins, margins, strict=True)]
     assert quality.ece == pytest.approx(sum(gaps) / 5)
 
 

@@ -18,6 +18,7 @@ from reward_model.errors import CheckpointRefused
 from reward_model.precision import choose_precision
 from training.arguments import RewardTrainingArguments
 from training.demo.backbone import copy_backbone
+from training.rows import DataError
 from training.train import train
 from training.trainer import TrainingFailed
 
@@ -36,7 +37,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         try:
             train(demo_arguments(copy_backbone(Path(directory)), output_dir))
-        except (CheckpointRefused, TrainingFailed) as error:
+        except (CheckpointRefused, DataError, TrainingFailed, OSError) as error:
             sys.stderr.write(f"training.demo: {error}\n")
             return 1
     return 0
