@@ -83,7 +83,11 @@ def main() -> int:
         {"prompt": prompt, "responses": [better, worse] if i % 2 == 0 else [worse, better]}
         for i, (prompt, better, worse) in enumerate(PAIRS)
     ]
-    response = httpx.post(f"{url}/compare", json={"comparisons": comparisons}, timeout=60)
+    try:
+        response = httpx.post(f"{url}/compare", json={"comparisons": comparisons}, timeout=60)
+    except httpx.ConnectError:
+        print(f"nothing answers at {url}: start a service with `make serve`", file=sys.stderr)
+        return 2
     response.raise_for_status()
     right = 0
     for i, (result, (prompt, *_)) in enumerate(zip(response.json()["results"], PAIRS, strict=True)):
