@@ -73,10 +73,11 @@ def train(args: RewardTrainingArguments) -> Manifest:
     directory = checked_target(Path(str(args.output_dir)))
     # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
     args.output_dir = f"{directory}.trainer"
+    train_set, held_out = _read(args)
     set_seed(args.seed)
     base = load_base(str(args.model_name_or_path), disable_dropout=args.disable_dropout)
     renderer = _renderer(base, args.max_length)
-    data = _load_data(args, renderer)
+    data = _prepare(train_set, held_out, args, renderer)
     model = RewardModel(base.network, Precision(torch.device("cpu"), torch.float32, "training"))
     trainer = RewardTrainer(model, args, data.train, data.validation)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -101,12 +102,15 @@ def _renderer(base: Base, max_length: int | None) -> Renderer:
     return Renderer(base.tokenizer, rendering="chat_template", max_length=limit, vocab_size=vocabulary)
 
 
-def _load_data(args: RewardTrainingArguments, renderer: Renderer) -> Data:
+def _read(args: RewardTrainingArguments) -> tuple[Preferences, Preferences]:
+    """The pairs to learn from, and those that are held out."""
     train_set = read_preferences(str(args.dataset_name), limit=args.max_pairs)
     if args.eval_dataset_name:
-        held_out = read_preferences(args.eval_dataset_name)
-    else:
-        train_set, held_out = split_by_prompt(train_set, args.eval_fraction, seed=args.seed)
+        return train_set, read_preferences(args.eval_dataset_name)
+    return split_by_prompt(train_set, args.eval_fraction, seed=args.seed)
+
+
+def _prepare(train_set: Preferences, held_out: Preferences, args: RewardTrainingArguments, renderer: Renderer) -> Data:
     rendered = _render(train_set, renderer, str(args.dataset_name))
     validation = _render(held_out, renderer, args.eval_dataset_name or "the held-out part")
     if args.eval_dataset_name and not validation:

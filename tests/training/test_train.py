@@ -144,13 +144,15 @@ def test_without_held_out_pairs_nothing_is_called_calibrated(tmp_path: Path) -> 
     [
         (["--model_name_or_path", "m", "--dataset_name", "d", "--learning_rat", "1"], 2, "--learning_rat"),
         (["--dataset_name", "d"], 2, "--model_name_or_path is needed"),
-        (["--model_name_or_path", "/nowhere", "--dataset_name", "d"], 1, "not a checkpoint directory"),
+        (["--model_name_or_path", "/nowhere", "--dataset_name", "none.jsonl"], 1, "none.jsonl: there is no such file"),
+        (["--model_name_or_path", "/nowhere", "--dataset_name", "{pairs}"], 1, "not a checkpoint directory"),
     ],
 )
 def test_the_command_says_what_is_wrong_and_exits(
     flags: list[str], status: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["--output_dir", str(tmp_path / "out"), *flags]
+    pairs = write_pairs(tmp_path / "pairs.jsonl", 4)
+    argv = ["--output_dir", str(tmp_path / "out"), *(flag.format(pairs=pairs) for flag in flags)]
     try:
         code = main(argv)
     except SystemExit as ended:
