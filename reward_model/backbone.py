@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from reward_model import readout
 from reward_model.attention import PACKED
 from reward_model.errors import CheckpointRefused
-from reward_model.packing import PackedBatch
+from reward_model.packing import PackedBatch, pack
 from reward_model.pooling import segment_of_token
+from reward_model.spans import Layout
 
 #: Their position ids start after the padding id and skip padding tokens (fairseq's rule).
 _POSITIONS_AFTER_PAD = frozenset({"camembert", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"})
@@ -30,9 +32,18 @@ class Backbone(Protocol):
 
     path: str
     reason: str
+    shares_prefixes: bool
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
-        """[T, d] of the last layer, in the order of `batch.input_ids`."""
+    def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
+        """The states after the last layer.
+
+        Args:
+            batch: packed with `shares_prefixes` at most where this backbone's is true.
+            rows: for each sequence the one row that is read; None: all are.
+
+        Returns:
+            [T, d], in the order of `batch.input_ids`; rows that are not read may hold anything.
+        """
         ...
 
     def padding(self, lengths: Sequence[int]) -> int:
@@ -77,20 +88,32 @@ def usable_positions(model: PreTrainedModel) -> int:
     return int(config.max_position_embeddings) - taken
 
 
-@dataclass
 class PackedBackbone:
-    """One flat row, attention per segment."""
+    """One flat row, attention by spans.
 
-    model: PreTrainedModel
-    path: str = "packed"
-    reason: str = "transformers dispatches this architecture's attention, so no token is padding"
+    Args:
+        model: dispatches to the packed attention.
+    """
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
+    path = "packed"
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.shares_prefixes = _is_causal(model)
+        reads_only = readout.install(model, self._probe)
+        reasons = {
+            "transformers dispatches this architecture's attention, so no token is padding": True,
+            "prefixes in common are computed once": self.shares_prefixes,
+            "the last layer is computed only where it is read": reads_only,
+        }
+        self.reason = "; ".join(reason for reason, holds in reasons.items() if holds)
+
+    def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         """See `Backbone`."""
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids.unsqueeze(0),
             "position_ids": self._positions(batch).unsqueeze(0),
-            "segments": batch.cu_seqlens.tolist(),
+            "layout": Layout.of(batch, rows),
             "use_cache": False,
         }
         if _takes_segments(self.model):
@@ -101,6 +124,12 @@ class PackedBackbone:
     def padding(self, lengths: Sequence[int]) -> int:  # noqa: ARG002
         """None at all."""
         return 0
+
+    def _probe(self, *, read_only: bool) -> Tensor:
+        """[n, d]: last states of a few short sequences, the last of each."""
+        batch = pack([[1, 2, 3, 4], [5], [3, 2, 1]]).to(self.model.device)
+        rows = [int(batch.cu_seqlens[end + 1]) - 1 for end in batch.ends.tolist()]
+        return self.hidden_states(batch, rows if read_only else None)[rows]
 
     def _positions(self, batch: PackedBatch) -> Tensor:
         config = self.model.config
@@ -122,18 +151,19 @@ class PaddedBackbone:
     path: str = "padded"
     reason: str = "this architecture computes its own attention, which cannot be packed"
     similar: float = _SIMILAR
+    shares_prefixes: bool = False
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
+    def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:  # noqa: ARG002
         """See `Backbone`."""
         lengths = batch.cu_seqlens.diff().tolist()
         ids = torch.split(batch.input_ids, lengths)
         segments = torch.split(_segment_ids(batch), lengths)
-        rows: list[Tensor] = [torch.empty(0)] * len(lengths)
+        states: list[Tensor] = [torch.empty(0)] * len(lengths)
         for group in self._groups(lengths):
             hidden = self._padded([ids[i] for i in group], [segments[i] for i in group])
             for row, i in zip(hidden, group, strict=True):
-                rows[i] = row[: lengths[i]]
-        return torch.cat(rows)
+                states[i] = row[: lengths[i]]
+        return torch.cat(states)
 
     def padding(self, lengths: Sequence[int]) -> int:
         """See `Backbone`."""
@@ -163,6 +193,13 @@ class PaddedBackbone:
 
 def _segment_ids(batch: PackedBatch) -> Tensor:
     return batch.segment_ids if batch.segment_ids is not None else torch.zeros_like(batch.input_ids)
+
+
+def _is_causal(model: PreTrainedModel) -> bool:
+    """No token sees a later one, in any layer."""
+    base = getattr(model, model.base_model_prefix)
+    causal = [module.is_causal for module in base.modules() if hasattr(module, "is_causal")]
+    return bool(causal) and all(causal)
 
 
 def _takes_segments(model: PreTrainedModel) -> bool:

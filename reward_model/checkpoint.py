@@ -144,7 +144,7 @@ def _load(name: str | Path, precision: Precision, options: Options) -> Checkpoin
     else:
         golden_limit, expected = manifest.golden_max_length, manifest.golden
     tolerance = _tolerance({network.dtype, precision.dtype}, _spread(manifest, expected))
-    model = RewardModel(network, precision, scalarisation=scalarisation, deterministic=options.deterministic).eval()
+    model = RewardModel(network, precision, scalarisation=scalarisation, deterministic=options.deterministic).freeze()
     if manifest is not None and manifest.template_sha256 != template_hash(renderer_for(max_length=limit)):
         msg = "the chat template is not the one that the checkpoint was trained with (SHA-256 mismatch)"
         raise CheckpointRefused(msg)

@@ -7,16 +7,18 @@ of text, templates or files.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from reward_model.allocator import keep_freed_memory
 from reward_model.backbone import Backbone, choose_backbone, shell
-from reward_model.packing import PackedBatch, pack
-from reward_model.pooling import pool, pooling_of
+from reward_model.linear import pack_linears
+from reward_model.packing import PackedBatch, pack, to_device
+from reward_model.pooling import mean, pooling_of, read_rows
 from reward_model.precision import Precision
 from reward_model.rendering import Rendered
 from reward_model.scores import Scalarisation, Score
@@ -52,27 +54,40 @@ class RewardModel(nn.Module):
         self._convert()
         self.backbone: Backbone = choose_backbone(model)
 
-    def forward(
-        self, input_ids: Tensor, position_ids: Tensor, cu_seqlens: Tensor, segment_ids: Tensor | None = None
-    ) -> Tensor:
-        """The labels' values of each sequence of a packed batch.
+    def freeze(self) -> Self:
+        """Only scores from now on, as fast as the device can: no gradients, no dropout, no way back.
 
-        Args:
-            input_ids, position_ids: [T] int64.
-            cu_seqlens: [n + 1] int32; keep it on the CPU to avoid a synchronisation.
-            segment_ids: [T] int64 or None.
+        On a CPU weights are laid out for its matrix products, and freed memory is kept for the next batch.
+        """
+        nn.Module.eval(self)
+        self.requires_grad_(requires_grad=False)
+        if self.precision.device.type == "cpu":
+            base = getattr(self.model, self.model.base_model_prefix)
+            pack_linears(shell(base, pooler=None) if getattr(base, "pooler", None) is not None else base)
+            keep_freed_memory()
+        return self
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        ends: Tensor,
+        parents: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The labels' values of each sequence of a packed batch; see `PackedBatch` for the arguments.
 
         Returns:
             [n, labels] fp32, with gradients if they are enabled.
         """
-        batch = PackedBatch(input_ids, position_ids, cu_seqlens, segment_ids)
-        hidden = self.backbone.hidden_states(batch)
-        bounds = cu_seqlens.to(hidden.device, torch.int64)
-        pad_token_id = self.model.config.get_text_config().pad_token_id
+        batch = PackedBatch(input_ids, position_ids, cu_seqlens, ends, parents, segment_ids)
+        rows = read_rows(batch, self.pooling, self.model.config.get_text_config().pad_token_id)
+        batch = batch.to(self.model.device)
+        hidden = self.backbone.hidden_states(batch, rows)
+        read = mean(hidden, batch) if rows is None else hidden[to_device(torch.tensor(rows), hidden.device)].float()
         with torch.autocast(hidden.device.type, enabled=False):
-            return _run_head(
-                self.model, pool(hidden, input_ids, bounds, self.pooling, -1 if pad_token_id is None else pad_token_id)
-            )
+            return _run_head(self.model, read)
 
     @torch.inference_mode()
     def score(self, inputs: Sequence[Rendered]) -> list[Score]:
@@ -101,14 +116,9 @@ class RewardModel(nn.Module):
         return [Score(v, dict(zip(names, row, strict=True))) for v, row in zip(values, rows, strict=True)]
 
     def _logits(self, inputs: Sequence[Rendered]) -> Tensor:
-        batch = pack([one.token_ids for one in inputs], [one.segment_ids for one in inputs])
-        device = self.model.device
-        tensors = {
-            # The bounds are read on the host: moving them to a GPU would only force a synchronisation.
-            name: tensor if name == "cu_seqlens" else tensor.to(device, non_blocking=True)
-            for name, tensor in batch.tensors().items()
-        }
-        logits: Tensor = self(**tensors)
+        share = self.backbone.shares_prefixes and not self.deterministic
+        batch = pack([one.token_ids for one in inputs], [one.segment_ids for one in inputs], share_prefixes=share)
+        logits: Tensor = self(**batch.tensors())
         return logits.cpu()
 
     def padding(self, inputs: Sequence[Rendered]) -> int:

@@ -4,6 +4,7 @@ Where transformers' classes differ among themselves is written down here once. K
 nothing of heads or text.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from reward_model.errors import CheckpointRefused
+from reward_model.packing import PackedBatch
 
 #: `last_non_pad` is transformers' rule for decoders: the rightmost token whose id is not config.pad_token_id.
 Pooling = Literal["cls", "mean", "last_non_pad", "last"]
@@ -48,33 +50,46 @@ def pooling_of(config: PreTrainedConfig, *, has_score_head: bool) -> Pooling:
     raise CheckpointRefused(msg)
 
 
-def pool(hidden: Tensor, input_ids: Tensor, cu_seqlens: Tensor, pooling: Pooling, pad_token_id: int) -> Tensor:
-    """Picks or averages hidden states.
+def read_rows(batch: PackedBatch, pooling: Pooling, pad_token_id: int | None) -> list[int] | None:
+    """For each sequence the row whose last hidden state it is judged by; None for `mean`, which takes all.
+
+    Args:
+        batch: read on the host.
+        pooling: the rule.
+        pad_token_id: for `last_non_pad`.
+    """
+    if pooling == "mean":
+        return None
+    bounds: list[int] = batch.cu_seqlens.tolist()
+    parents = [-1] * (len(bounds) - 1) if batch.parents is None else batch.parents.tolist()
+    ids = batch.input_ids.tolist() if pooling == "last_non_pad" else []
+    rows: list[int] = []
+    for (start, stop), parent in zip(pairwise(bounds), parents, strict=True):
+        # Where every token is padding, transformers' argmax over zeros picks the first one.
+        default = start if parent < 0 else rows[parent]
+        if pooling == "cls":
+            rows.append(default)
+        elif pooling == "last":
+            rows.append(stop - 1)
+        else:
+            rows.append(next((row for row in range(stop - 1, start - 1, -1) if ids[row] != pad_token_id), default))
+    return [rows[run] for run in batch.ends.tolist()]
+
+
+def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """The mean state of each sequence.
 
     Args:
         hidden: [T, d] of a packed row.
-        input_ids: [T].
-        cu_seqlens: [n + 1] int64, on the device of `hidden`.
-        pooling: the rule.
-        pad_token_id: for `last_non_pad`; anything elsewhere.
+        batch: of sequences that share nothing.
 
     Returns:
         [n, d] in fp32.
     """
-    if pooling == "cls":
-        return hidden[cu_seqlens[:-1]].float()
-    if pooling == "last":
-        return hidden[cu_seqlens[1:] - 1].float()
-    segment = segment_of_token(cu_seqlens)
-    if pooling == "mean":
-        totals = hidden.new_zeros((len(cu_seqlens) - 1, hidden.shape[1]), dtype=torch.float32)
-        lengths = cu_seqlens.diff().unsqueeze(1)
-        return totals.index_add(0, segment, hidden.float()) / lengths
-    index = torch.arange(len(input_ids), device=hidden.device)
-    # Where every token is padding, transformers' argmax over zeros picks the first one: so does the minimum here.
-    candidates = torch.where(input_ids.ne(pad_token_id), index, cu_seqlens[:-1][segment])
-    rightmost = cu_seqlens[:-1].scatter_reduce(0, segment, candidates, "amax")
-    return hidden[rightmost].float()
+    bounds = batch.cu_seqlens.to(hidden.device, torch.int64)
+    totals = hidden.new_zeros((len(bounds) - 1, hidden.shape[1]), dtype=torch.float32)
+    means = totals.index_add(0, segment_of_token(bounds), hidden.float()) / bounds.diff().unsqueeze(1)
+    return means[batch.ends.to(hidden.device)]
 
 
 def segment_of_token(cu_seqlens: Tensor) -> Tensor:

@@ -62,10 +62,14 @@ def test_a_loaded_checkpoint_scores_a_mixed_batch_like_transformers_scores_each_
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_the_training_forward_gives_the_served_score(architecture: str, checkpoint_of: Callable[[str], Path]) -> None:
-    loaded = checkpoint.load(checkpoint_of(architecture), device="cpu", dtype="float32")
+    directory = checkpoint_of(architecture)
+    loaded = checkpoint.load(directory, device="cpu", dtype="float32")
     rendered = [loaded.renderer.render(conversation) for conversation in CONVERSATIONS]
-    from_forward = loaded.model(**_packed(rendered))[:, 0].tolist()
-    assert from_forward == pytest.approx([score.value for score in loaded.model.score(rendered)], abs=1e-6)
+    network = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+    trained = RewardModel(network, choose_precision("cpu", "float32"))
+    from_forward = trained(**_packed(rendered))[:, 0]
+    assert from_forward.requires_grad
+    assert from_forward.tolist() == pytest.approx([score.value for score in loaded.model.score(rendered)], abs=1e-5)
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -88,16 +92,18 @@ def test_further_architectures_score_packed_like_alone(architecture: str) -> Non
     )
 
 
-def test_gradients_of_the_packed_forward_equal_those_of_transformers_alone() -> None:
+@pytest.mark.parametrize("share_prefixes", [False, True])
+def test_gradients_of_the_packed_forward_equal_those_of_transformers_alone(share_prefixes: bool) -> None:
     tokenizer = tiny.tiny_tokenizer("decoder")
-    sequences = [[5, 9, 30], [7, 7, 8, 40, 41], [12]]
+    prompt = [5 + i % 7 for i in range(20)]
+    sequences = [[*prompt, 30], [7, 7, 8, 40, 41], [*prompt, 6, 12, 9], [12], prompt]
     network = tiny.tiny_model("llama", tokenizer)
     network.set_attn_implementation("eager")
     sum(network(input_ids=torch.tensor([ids])).logits[0, 0] for ids in sequences).backward()
     expected = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     network.zero_grad()
     model = RewardModel(network, choose_precision("cpu", "float32"))
-    model(**_packed([Rendered(None, ids) for ids in sequences])).sum().backward()
+    model(**pack(sequences, share_prefixes=share_prefixes).tensors()).sum().backward()
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5, msg=name)
 

@@ -1,4 +1,4 @@
-"""Preference pairs as packed batches: chosen and rejected of every pair in one row of tokens, no padding.
+"""Preference pairs as packed batches: all sequences in one row of tokens, no padding, prompts perhaps shared.
 
 Knows rendering and packing, not losses.
 """
@@ -80,13 +80,15 @@ class PairDataset(Dataset[RenderedPair]):
         return self.examples[index]
 
 
-def collate(examples: Sequence[RenderedPair]) -> dict[str, Tensor]:
+def collate(examples: Sequence[RenderedPair], *, share_prefixes: bool = False) -> dict[str, Tensor]:
     """The arguments of `RewardModel.forward` for `n` pairs: first all chosen, then all rejected sequences.
 
+    With `share_prefixes` a prompt is computed once for both responses, which takes a causal model.
     Where a pair states a margin there is also `margin` [n], 0 for pairs that state none; likewise `label` [n], 1.
     """
     rendered = [example.chosen for example in examples] + [example.rejected for example in examples]
-    tensors = pack([one.token_ids for one in rendered], [one.segment_ids for one in rendered]).tensors()
+    ids, segment_ids = [one.token_ids for one in rendered], [one.segment_ids for one in rendered]
+    tensors = pack(ids, segment_ids, share_prefixes=share_prefixes).tensors()
     margins = [example.pair.margin for example in examples]
     if any(margin is not None for margin in margins):
         tensors["margin"] = torch.tensor([margin or 0.0 for margin in margins])

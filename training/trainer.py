@@ -6,6 +6,7 @@ Knows the loss and what to log; not where pairs come from, nor what happens to t
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -56,7 +57,7 @@ class RewardTrainer(Trainer):
             args=args,
             train_dataset=PairDataset(train),
             eval_dataset=PairDataset(validation) if validation else None,
-            data_collator=collate,
+            data_collator=partial(collate, share_prefixes=model.backbone.shares_prefixes),
         )
         self.reward_model = model
         self._validation = validation

@@ -1,39 +1,48 @@
-"""Pooling on packed rows against a loop over sequences."""
+"""Which rows are read, and the mean, against a loop over sequences."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_model.pooling import Pooling, pool
+from reward_model.packing import pack
+from reward_model.pooling import Pooling, mean, read_rows
 
 PAD = 0
-rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6)
+tails = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6)
 
 
-def by_loop(hidden: torch.Tensor, ids: list[int], pooling: Pooling) -> torch.Tensor:
-    if pooling == "mean":
-        return hidden.mean(0)
+def position(ids: list[int], pooling: Pooling) -> int:
     if pooling == "cls":
-        return hidden[0]
+        return 0
     if pooling == "last":
-        return hidden[-1]
-    return hidden[max((i for i, token in enumerate(ids) if token != PAD), default=0)]
+        return len(ids) - 1
+    return max((i for i, token in enumerate(ids) if token != PAD), default=0)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean", "last", "last_non_pad"])
-@given(rows)
-def test_pooling_equals_a_loop_over_the_sequences(pooling: Pooling, sequences: list[list[int]]) -> None:
-    flat = [token for sequence in sequences for token in sequence]
-    hidden = torch.arange(len(flat) * 2, dtype=torch.float32).view(-1, 2)
-    bounds = torch.tensor([0, *torch.tensor([len(s) for s in sequences]).cumsum(0).tolist()])
-    result = pool(hidden, torch.tensor(flat), bounds, pooling, PAD)
-    for i, sequence in enumerate(sequences):
-        expected = by_loop(hidden[bounds[i] : bounds[i + 1]], sequence, pooling)
-        torch.testing.assert_close(result[i], expected)
+@pytest.mark.parametrize("prefix", [[], list(range(1, 21)), [PAD] * 20])
+@pytest.mark.parametrize("pooling", ["cls", "last", "last_non_pad"])
+@given(drawn=tails)
+def test_the_row_that_is_read_equals_a_loop_over_the_sequences(
+    pooling: Pooling, prefix: list[int], drawn: list[list[int]]
+) -> None:
+    sequences = [prefix + tail for tail in drawn]
+    batch = pack(sequences, share_prefixes=True)
+    rows = read_rows(batch, pooling, PAD)
+    assert rows is not None
+    expected = [position(ids, pooling) for ids in sequences]
+    assert batch.position_ids[rows].tolist() == expected
+    assert batch.input_ids[rows].tolist() == [ids[i] for ids, i in zip(sequences, expected, strict=True)]
 
 
-def test_pooled_states_are_fp32_whatever_the_backbone_computes_in() -> None:
-    hidden = torch.ones(3, 2, dtype=torch.bfloat16)
-    for pooling in ("cls", "mean", "last", "last_non_pad"):
-        assert pool(hidden, torch.ones(3), torch.tensor([0, 1, 3]), pooling, PAD).dtype == torch.float32
+@given(tails)
+def test_the_mean_equals_a_loop_over_the_sequences(sequences: list[list[int]]) -> None:
+    batch = pack(sequences)
+    assert read_rows(batch, "mean", PAD) is None
+    result = mean(batch.input_ids[:, None] * torch.tensor([1.0, -2.0]), batch)
+    expected = [[sum(ids) / len(ids), -2 * sum(ids) / len(ids)] for ids in sequences]
+    torch.testing.assert_close(result, torch.tensor(expected))
+
+
+def test_means_are_fp32_whatever_the_backbone_computes_in() -> None:
+    assert mean(torch.ones(3, 2, dtype=torch.bfloat16), pack([[1], [2, 3]])).dtype == torch.float32

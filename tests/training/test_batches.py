@@ -1,6 +1,7 @@
 """Pairs as packed batches, and what cannot be one."""
 
 import tiny
+import torch
 
 from reward_model.records import as_prompt
 from reward_model.rendering import Renderer
@@ -46,11 +47,18 @@ def test_a_batch_holds_all_chosen_then_all_rejected_sequences() -> None:
     examples = render_pairs([pair("p", "aa", "b"), pair("q", "c", "dd")], renderer(), RowReport())
     dataset = PairDataset(examples)
     batch = collate([dataset[i] for i in range(len(dataset))])
-    rows = [
-        batch["input_ids"][a:b].tolist() for a, b in zip(batch["cu_seqlens"], batch["cu_seqlens"][1:], strict=False)
-    ]
+    runs = torch.split(batch["input_ids"], batch["cu_seqlens"].diff().tolist())
+    rows = [runs[end].tolist() for end in batch["ends"].tolist()]
     assert rows == [one.chosen.token_ids for one in examples] + [one.rejected.token_ids for one in examples]
     assert "margin" not in batch
+
+
+def test_the_prompt_of_a_pair_is_in_the_batch_once_where_that_is_asked_for() -> None:
+    (example,) = render_pairs([pair("a long enough prompt", "aa", "bbb")], renderer(), RowReport())
+    chosen, rejected = example.chosen.token_ids, example.rejected.token_ids
+    shared = next(i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
+    batch = collate([example], share_prefixes=True)
+    assert len(batch["input_ids"]) == len(chosen) + len(rejected) - shared
 
 
 def test_a_stated_margin_travels_with_its_batch() -> None:

@@ -1,0 +1,226 @@
+"""Ways to compute attention over the spans of a packed row, all to the same result.
+
+`by_matmul` is fastest for short spans on a CPU and knows soft caps, `by_sdpa` for long ones and where gradients are
+needed, `by_varlen` does a whole row in one call on a GPU. Which is used when is `attention`'s decision, measured in
+benchmarks/attention.py. Knows tensors and spans, not models.
+"""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import varlen
+
+from reward_model.packing import to_device
+from reward_model.spans import Layout, Span
+
+#: Attention weights that `by_matmul` holds at once: what stays in a core's cache.
+SCORES = 2**20
+#: Queries of one tile where not all of them see the same keys: fewer see less, more are faster.
+ROWS = 256
+#: Older releases of torch (2.11) want one key head for each query head.
+_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters
+#: Its annotations differ between releases too.
+_kernel: Any = varlen.varlen_attn
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a model's attention does beside softmax(Q K^T) V.
+
+    Attributes:
+        scale: factor on the logits.
+        causal: a token does not see later ones.
+        window: a token sees others less than this many positions away.
+        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2, arXiv 2408.00118).
+        dropout: probability of a weight to be dropped, in training.
+    """
+
+    scale: float
+    causal: bool
+    window: int | None = None
+    softcap: float | None = None
+    dropout: float = 0.0
+
+
+def by_matmul(query: Tensor, key: Tensor, value: Tensor, layout: Layout, span: Span, rule: Rule) -> Tensor:
+    """Plain matrix products and a softmax, a tile at a time: some queries, and what they see, of some heads.
+
+    Args:
+        query: [heads, T, head_size].
+        key, value: [key_value_heads, T, head_size].
+        layout: the one that `span` is of.
+        span: what to compute.
+        rule: how.
+
+    Returns:
+        [queries, heads, head_size].
+    """
+    blocks = [_block(query, key, value, layout, part, rule) for part in _parts(span, rule, query, key)]
+    result = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+    return result.transpose(0, 1)
+
+
+def _parts(span: Span, rule: Rule, query: Tensor, key: Tensor) -> Iterator[Span]:
+    """A few queries each, with no keys but those that they may see."""
+    repeats = query.shape[0] // key.shape[0]
+    rows = max(1, SCORES // (repeats * span.num_keys))
+    if rule.causal or rule.window is not None:
+        rows = min(rows, ROWS)
+    for first in range(0, span.queries, rows):
+        yield span.part(first, min(first + rows, span.queries), rule.window, causal=rule.causal)
+
+
+def _block(query: Tensor, key: Tensor, value: Tensor, layout: Layout, part: Span, rule: Rule) -> Tensor:
+    """[heads, queries, head_size] of a span that is few enough queries."""
+    heads, key_heads = query.shape[0], key.shape[0]
+    repeats = heads // key_heads
+    # Without a window all queries see all that comes before them, so that only their own keys need a mask.
+    masked = part.itself if rule.causal and rule.window is None else part
+    mask = layout.mask(masked, rule.window, query, causal=rule.causal)
+    q = query[:, part.start : part.stop]
+    tile = max(1, SCORES // (repeats * part.queries * part.num_keys))
+    tiles = []
+    for first in range(0, key_heads, tile):
+        some = slice(first, first + tile)
+        keys = [key[some, start:stop].transpose(1, 2) for start, stop in part.keys]
+        values = [value[some, start:stop] for start, stop in part.keys]
+        # Queries of the heads that share a key head are one matrix: nothing is repeated.
+        own = q[first * repeats : (first + tile) * repeats].reshape(len(values[0]), -1, q.shape[2])
+        weights = _weights(own, keys, rule, mask)
+        pieces = torch.split(weights, [one.shape[1] for one in values], dim=2)
+        result = torch.bmm(pieces[0], values[0])
+        for weight, one in zip(pieces[1:], values[1:], strict=True):
+            result = torch.baddbmm(result, weight, one)
+        tiles.append(result.view(-1, part.queries, q.shape[2]))
+    return tiles[0] if len(tiles) == 1 else torch.cat(tiles)
+
+
+def _weights(q: Tensor, keys: list[Tensor], rule: Rule, mask: Tensor | None) -> Tensor:
+    """[key_value_heads, repeats * queries, num_keys] of q's dtype."""
+    nothing = q.new_empty(1)
+    logits = [torch.baddbmm(nothing, q, one, beta=0, alpha=rule.scale) for one in keys]
+    scores = logits[0] if len(logits) == 1 else torch.cat(logits, dim=2)
+    if rule.softcap is not None:
+        scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    if mask is not None:
+        scores[:, :, -mask.shape[1] :].view(len(q), -1, *mask.shape).add_(mask)
+    # In bf16 all along it takes twice as long where the number of keys is odd.
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+    return F.dropout(weights, rule.dropout) if rule.dropout else weights
+
+
+def by_sdpa(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, span: Span, rule: Rule, count: int = 1
+) -> Tensor:
+    """What torch calls scaled_dot_product_attention, for `count` spans like `span` side by side; see `by_matmul`."""
+    if span.alone:
+        q, k, v = (_stacked(tensor, span, count) for tensor in (query, key, value))
+    else:
+        q = query[None, :, span.start : span.stop]
+        k, v = (_gathered(tensor, span)[None] for tensor in (key, value))
+    mask = layout.mask(span, rule.window, query, causal=rule.causal)
+    # Its own causality is faster than a mask, but only known from the first key on.
+    own = rule.causal and span.position == 0 and (rule.window is None or span.queries <= rule.window)
+    result = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=None if own else mask,
+        is_causal=own and span.queries > 1,
+        dropout_p=rule.dropout,
+        scale=rule.scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return result.transpose(1, 2).flatten(0, 1)
+
+
+def _stacked(tensor: Tensor, span: Span, count: int) -> Tensor:
+    """[heads, T, head_size] -> [count, heads, queries, head_size], without a copy."""
+    heads, _, head_size = tensor.shape
+    rows = tensor[:, span.start : span.start + count * span.queries]
+    return rows.view(heads, count, span.queries, head_size).transpose(0, 1)
+
+
+def _gathered(tensor: Tensor, span: Span) -> Tensor:
+    """[heads, num_keys, head_size]."""
+    pieces = [tensor[:, start:stop] for start, stop in span.keys]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+
+def varlen_can(query: Tensor, layout: Layout, rule: Rule) -> bool:
+    """Whether `by_varlen` computes this: FlashAttention's dtypes and head sizes, no soft cap, no dropout.
+
+    It takes the queries for the last positions of their keys, which must hold unless all see everything.
+    """
+    if not query.is_cuda or query.dtype not in {torch.bfloat16, torch.float16}:
+        return False
+    if query.shape[-1] % 8 or query.shape[-1] > 256 or rule.softcap is not None or rule.dropout:
+        return False
+    return layout.aligned or (not rule.causal and rule.window is None)
+
+
+def by_varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, rule: Rule) -> Tensor:
+    """The whole row in one call of FlashAttention's variable-length kernel (Dao 2023, arXiv 2307.08691).
+
+    Returns:
+        [T, heads, head_size].
+    """
+    row = layout.made("varlen", lambda: _VarlenRow.of(layout, query.device))
+    q, k, v = (tensor.transpose(0, 1) for tensor in (query, key, value))
+    if row.rows is not None:
+        k, v = k[row.rows], v[row.rows]
+    repeats = q.shape[1] // k.shape[1]
+    if repeats > 1 and not _TAKES_GROUPS:
+        k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
+    left = -1 if rule.window is None else rule.window - 1
+    grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
+    result: Tensor = _kernel(
+        q,
+        k,
+        v,
+        row.cu_queries,
+        row.cu_keys,
+        row.most_queries,
+        row.most_keys,
+        scale=rule.scale,
+        window_size=(left, 0 if rule.causal else left),
+        **grouped,
+    )
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _VarlenRow:
+    """A layout in the kernel's terms, on its device.
+
+    Attributes:
+        cu_queries, cu_keys: [spans + 1] int32, cumulative numbers.
+        most_queries, most_keys: of one span.
+        rows: [sum of all num_keys] int64, where the keys stand; None where that is the row itself.
+    """
+
+    cu_queries: Tensor
+    cu_keys: Tensor
+    most_queries: int
+    most_keys: int
+    rows: Tensor | None
+
+    @classmethod
+    def of(cls, layout: Layout, device: torch.device) -> "_VarlenRow":
+        queries = [span.queries for span in layout.spans]
+        keys = [span.num_keys for span in layout.spans]
+        rows = list(chain.from_iterable(range(*run) for span in layout.spans for run in span.keys))
+        itself = layout.states is None and all(span.alone for span in layout.spans)
+        return cls(
+            to_device(torch.tensor([0, *accumulate(queries)], dtype=torch.int32), device),
+            to_device(torch.tensor([0, *accumulate(keys)], dtype=torch.int32), device),
+            max(queries),
+            max(keys),
+            None if itself else to_device(torch.tensor(rows), device),
+        )
