@@ -1,0 +1,182 @@
+"""How fast batches are scored, against transformers and against the matrix products that scoring consists of.
+
+    python -m benchmarks.engine --model minilm distilbert [--dataset_name pairs.jsonl.gz --source hh_]
+
+All candidates score the same conversations in turns, in one process, with the same number of threads:
+
+- `engine`: this project's model, batches of a token budget in the order of arrival;
+- `sorted`: transformers, SDPA attention, batches of similar length, padded; in the engine's dtype and in fp32;
+- `padded`: the same in the order of arrival;
+- `alone`: transformers, one unpadded conversation at a time.
+
+The measure of all is `torch.nn.functional.linear` at the model's own shapes, at its best number of rows, in the same
+dtype. `useful` counts the operations of real tokens, not of padding; `computed` leaves out what the engine spares.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from benchmarks import machine, shapes
+from benchmarks.texts import HELD_OUT, token_ids
+from benchmarks.timing import Sample, alternate
+from reward_model.model import RewardModel
+from reward_model.precision import choose_precision
+from reward_model.rendering import Rendered
+
+ROWS = (512, 1024, 2048, 4096, 8192)
+
+
+def main() -> None:
+    """Measures every size named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", choices=["minilm", "distilbert"], default=["minilm", "distilbert"])
+    parser.add_argument("--dataset_name", default=str(HELD_OUT), help="preference data")
+    parser.add_argument("--source", default="", help="only rows whose source starts like this")
+    parser.add_argument("--count", type=int, default=512, help="conversations")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--batch_tokens", type=int, nargs="+", default=[4096], help="of the engine's batches")
+    parser.add_argument("--batch_size", type=int, default=32, help="of transformers' batches")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output_file", type=Path, help="also write the figures there, as JSON")
+    flags = parser.parse_args()
+    sequences = token_ids(flags.dataset_name, flags.count, source=flags.source)
+    described = machine.describe() | {"threads": str(torch.get_num_threads())}
+    print("\n".join(f"{name}: {value}" for name, value in described.items()))
+    lengths = [len(ids) for ids in sequences]
+    print(f"{len(lengths)} conversations, {sum(lengths) / len(lengths):.0f} tokens on average, at most {max(lengths)}")
+    figures = {name: measure(name, sequences, flags) for name in flags.model}
+    if flags.output_file:
+        flags.output_file.write_text(json.dumps({"machine": described, "figures": figures}, indent=1), encoding="utf-8")
+
+
+def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Measures one size and prints a table."""
+    precision = choose_precision("cpu", flags.dtype)
+    engine = RewardModel(shapes.build(name), precision).freeze()
+    dtypes = dict.fromkeys((precision.dtype, torch.float32))
+    plains = {str(dtype).removeprefix("torch."): _plain(name, dtype) for dtype in dtypes}
+    plain = plains[precision.dtype_name]
+    by_length = sorted(sequences, key=len)
+    candidates: dict[str, Callable[[], object]] = {
+        f"engine {budget}": partial(run_engine, engine, sequences, budget) for budget in flags.batch_tokens
+    }
+    for dtype, model in plains.items():
+        candidates[f"sorted {dtype}"] = partial(run_padded, model, by_length, flags.batch_size)
+        candidates[f"padded {dtype}"] = partial(run_padded, model, sequences, flags.batch_size)
+        candidates[f"alone {dtype}"] = partial(run_padded, model, sequences, 1)
+    products = linear_products(plain)
+    timed = {name: partial(seconds, run) for name, run in (candidates | products).items()}
+    sample = alternate(timed, flags.rounds)
+    lengths = [len(ids) for ids in sequences]
+    useful, computed = shapes.flops(plain, lengths), shapes.flops_read_only(plain, lengths)
+    peaks = {
+        name: (2 * rows * width * height / sample[name].low, name) for name, (rows, width, height) in _sizes(plain)
+    }
+    peak, best = max(peaks.values())
+    print(f"\n{name}, {precision.dtype_name}: F.linear reaches {peak / 1e9:.0f} GFLOP/s ({best})\n")
+    print("| candidate | sequences/s (low to high) | useful GFLOP/s | of F.linear | computed | engine faster by |")
+    print("|---|---|---|---|---|---|")
+    first = sample[f"engine {flags.batch_tokens[0]}"]
+    table = {}
+    for candidate in candidates:
+        one = sample[candidate]
+        share = useful / one.median / peak
+        of_computed = computed / one.median / peak if candidate.startswith("engine") else share
+        rate = f"{len(lengths) / one.median:.1f} ({len(lengths) / one.high:.1f} to {len(lengths) / one.low:.1f})"
+        ratio = ratio_of(one, first)
+        print(
+            f"| {candidate} | {rate} | {useful / one.median / 1e9:.0f} | {share:.0%} | {of_computed:.0%} |"
+            f" {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) |"
+        )
+        table[candidate] = {
+            "sequences_per_second": len(lengths) / one.median,
+            "of_linear": share,
+            "ratio": ratio.median,
+        }
+    return table
+
+
+def _plain(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """As transformers runs it."""
+    model = shapes.build(name)
+    nn.Module.to(model, dtype)
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+def ratio_of(slow: Sample, fast: Sample) -> Sample:
+    """Round by round."""
+    return Sample(tuple(a / b for a, b in zip(slow.values, fast.values, strict=True)))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long it takes, by the wall clock."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def run_engine(model: RewardModel, sequences: Sequence[list[int]], budget: int) -> list[float]:
+    """All scores, in batches of up to `budget` tokens in the order of arrival."""
+    return [
+        score.value
+        for batch in batches(sequences, budget)
+        for score in model.score([Rendered(None, ids) for ids in batch])
+    ]
+
+
+def batches(sequences: Sequence[list[int]], budget: int) -> Iterator[list[list[int]]]:
+    """Cuts `sequences` into batches of up to `budget` tokens."""
+    batch: list[list[int]] = []
+    tokens = 0
+    for ids in sequences:
+        if batch and tokens + len(ids) > budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(ids)
+        tokens += len(ids)
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def run_padded(model: PreTrainedModel, sequences: Sequence[list[int]], size: int) -> list[float]:
+    """All scores by transformers, `size` at a time, padded to the longest."""
+    scores: list[float] = []
+    for start in range(0, len(sequences), size):
+        ids = [torch.tensor(one) for one in sequences[start : start + size]]
+        inputs = {"input_ids": pad_sequence(ids, batch_first=True)}
+        if size > 1:
+            inputs["attention_mask"] = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
+        scores += model(**inputs).logits[:, 0].tolist()
+    return scores
+
+
+def _sizes(model: PreTrainedModel) -> list[tuple[str, tuple[int, int, int]]]:
+    """Name and (rows, in, out) of every matrix product that is measured."""
+    different = sorted(set(shapes.linears(model)))
+    return [(f"{rows} x {w} to {h}", (rows, w, h)) for rows in ROWS for w, h in different]
+
+
+def linear_products(model: PreTrainedModel) -> dict[str, Callable[[], object]]:
+    """`F.linear` at each of the model's shapes and at several numbers of rows."""
+    dtype = next(model.parameters()).dtype
+    products: dict[str, Callable[[], object]] = {}
+    for name, (rows, width, height) in _sizes(model):
+        x, weight, bias = (torch.randn(shape, dtype=dtype) for shape in ((rows, width), (height, width), (height,)))
+        products[name] = partial(F.linear, x, weight, bias)
+    return products
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What sharing a prompt among its responses is worth: N responses to one prompt, with and without.
+
+    python -m benchmarks.prefixes [--responses 1 2 4 8 16 32] [--prompts 128 512 2048] [--plot docs/prefixes.svg]
+
+A decoder of Qwen3's shape with random weights; both ways pack all sequences into one batch, in turns, and must give the
+same scores. `limit` is the ratio of the tokens.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks import machine, shapes
+from benchmarks.timing import Sample, alternate
+from reward_model.model import RewardModel
+from reward_model.packing import pack
+from reward_model.precision import choose_precision
+
+
+def main() -> None:
+    """Prints one table and perhaps draws it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--responses", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[128, 512, 2048], help="tokens")
+    parser.add_argument("--tokens", type=int, default=128, help="of a response")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output_file", type=Path, help="also write the figures there, as JSON")
+    parser.add_argument("--plot", type=Path, help="also draw them there")
+    flags = parser.parse_args()
+    precision = choose_precision("cpu", flags.dtype)
+    described = machine.describe() | {"threads": str(torch.get_num_threads()), "dtype": precision.dtype_name}
+    print("\n".join(f"{name}: {value}" for name, value in described.items()))
+    model = RewardModel(shapes.build("qwen3"), precision).freeze()
+    print(
+        "\n| prompt | responses | unshared, s | shared, s | faster by (low to high) | limit | largest difference / std |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    figures = [
+        measure(model, prompt, responses, flags.tokens, flags.rounds)
+        for prompt in flags.prompts
+        for responses in flags.responses
+    ]
+    if flags.output_file:
+        flags.output_file.write_text(json.dumps({"machine": described, "figures": figures}, indent=1), encoding="utf-8")
+    if flags.plot:
+        draw(figures, described, flags.plot)
+
+
+def measure(model: RewardModel, prompt: int, responses: int, tokens: int, rounds: int) -> dict[str, float]:
+    """One line of the table."""
+    draw_ids = random.Random(prompt * 1000 + responses)
+    shared = [draw_ids.randrange(1, 32_000) for _ in range(prompt)]
+    sequences = [shared + [draw_ids.randrange(1, 32_000) for _ in range(tokens)] for _ in range(responses)]
+    ways = {name: partial(run, model, sequences, share) for name, share in (("unshared", False), ("shared", True))}
+    plain, same = (torch.tensor(way()) for way in ways.values())
+    difference = float((plain - same).abs().max() / (plain.std() if responses > 1 else plain.abs().max()))
+    timed = alternate({name: partial(seconds, way) for name, way in ways.items()}, rounds)
+    ratio = Sample(tuple(a / b for a, b in zip(timed["unshared"].values, timed["shared"].values, strict=True)))
+    limit = responses * (prompt + tokens) / (prompt + responses * tokens)
+    print(
+        f"| {prompt} | {responses} | {timed['unshared'].median:.3f} | {timed['shared'].median:.3f} |"
+        f" {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) | {limit:.2f} | {difference:.1e} |",
+        flush=True,
+    )
+    return {"prompt": prompt, "responses": responses, "ratio": ratio.median, "low": ratio.low, "high": ratio.high,
+            "limit": limit, "difference": difference}  # fmt: skip
+
+
+@torch.inference_mode()
+def run(model: RewardModel, sequences: Sequence[Sequence[int]], share_prefixes: bool) -> list[float]:  # noqa: FBT001
+    """All scores, as one batch."""
+    values: list[float] = model(**pack(sequences, share_prefixes=share_prefixes).tensors())[:, 0].tolist()
+    return values
+
+
+def seconds(way: partial[list[float]]) -> float:
+    """How long it takes, by the wall clock."""
+    start = time.perf_counter()
+    way()
+    return time.perf_counter() - start
+
+
+def draw(figures: Sequence[dict[str, float]], described: dict[str, str], path: Path) -> None:
+    """One line for each prompt, its limit dashed."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - only who draws needs it
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for prompt in dict.fromkeys(one["prompt"] for one in figures):
+        line = [one for one in figures if one["prompt"] == prompt]
+        x = [one["responses"] for one in line]
+        (drawn,) = axes.plot(x, [one["ratio"] for one in line], marker="o", label=f"prompt of {prompt:.0f} tokens")
+        axes.fill_between(x, [o["low"] for o in line], [o["high"] for o in line], alpha=0.2, color=drawn.get_color())
+        axes.plot(x, [one["limit"] for one in line], linestyle="--", linewidth=1, color=drawn.get_color())
+    axes.set(
+        xscale="log",
+        xlabel="responses to one prompt",
+        ylabel="times faster than without sharing",
+        title=f"Shared prefixes ({described['dtype']}, {described['threads']} threads; dashed: ratio of tokens)",
+    )
+    axes.set_xticks(x, [f"{n:.0f}" for n in x])
+    axes.minorticks_off()
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

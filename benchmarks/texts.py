@@ -1,0 +1,39 @@
+"""Token ids of real conversations, for measuring: what matters for speed is how long they are and how lengths mix.
+
+Knows preference data and the WordPiece tokenizer of the demo's backbone; nothing of what is measured.
+"""
+
+import random
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from reward_model.rendering import Rendered, Renderer
+from reward_model.template import ENCODER_TEMPLATE
+from training.batches import render_pairs
+from training.data import RowReport, read_preferences
+from training.demo.backbone import installed_backbone
+
+HELD_OUT = Path(__file__).parent.parent / "training" / "demo" / "heldout.jsonl"
+
+
+def token_ids(dataset: str, count: int, *, source: str = "", max_length: int = 512, seed: int = 0) -> list[list[int]]:
+    """`count` different conversations as token ids, drawn from a data set.
+
+    Args:
+        dataset: preference data; see `training.data.read_preferences`.
+        count: how many; all where there are fewer.
+        source: only rows whose source starts like this.
+        max_length: longer ones are cut in their prompt, as in training.
+        seed: of the draw.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(installed_backbone())
+    tokenizer.chat_template = ENCODER_TEMPLATE
+    renderer = Renderer(tokenizer, rendering="chat_template", max_length=max_length, vocab_size=len(tokenizer))
+    pairs = [pair for pair in read_preferences(dataset).pairs if (pair.source or "").startswith(source)]
+    random.Random(seed).shuffle(pairs)
+    examples = render_pairs(pairs[:count], renderer, RowReport())
+    rendered: list[Rendered] = [one for example in examples for one in (example.chosen, example.rejected)]
+    different = list(dict.fromkeys(tuple(one.token_ids) for one in rendered))
+    random.Random(seed).shuffle(different)
+    return [list(ids) for ids in different[:count]]
