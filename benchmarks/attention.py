@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.timing import alternate
-from reward_model.kernels import Rule, by_matmul, by_sdpa
+from reward_model.kernels import Rule, States, by_matmul, by_sdpa
 from reward_model.packing import pack
 from reward_model.spans import Layout
 
@@ -54,8 +54,12 @@ def row(heads: int, key_heads: int, size: int, length: int, flags: argparse.Name
         for n in (heads, key_heads, key_heads)
     )
     ways: dict[str, Callable[[], Tensor]] = {
-        "matmul": lambda: torch.cat([by_matmul(query, key, value, layout, span, rule) for span in layout.spans]),
-        "sdpa": lambda: torch.cat([by_sdpa(query, key, value, layout, span, rule, n) for span, n in layout.groups()]),
+        "matmul": lambda: torch.cat(
+            [by_matmul(query, States(key, value), layout, span, rule) for span in layout.spans]
+        ),
+        "sdpa": lambda: torch.cat(
+            [by_sdpa(query, States(key, value), layout, span, rule, n) for span, n in layout.groups()]
+        ),
     }
     timed = alternate({name: partial(seconds, way) for name, way in ways.items()}, flags.rounds)
     ratios = [a / b for a, b in zip(timed["sdpa"].values, timed["matmul"].values, strict=True)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from reward_model.errors import CheckpointRefused
-from reward_model.kernels import Rule, by_matmul, by_sdpa, by_varlen, varlen_can
+from reward_model.kernels import Rule, States, by_matmul, by_sdpa, by_varlen, varlen_can
 from reward_model.spans import Layout, Span
 
 #: The name under which transformers dispatches to `packed_attention`.
@@ -81,20 +81,20 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
         dropout=dropout,
     )
     key, value = layout.states or (key, value)
-    return _attend(query[0], key[0], value[0], layout, rule).unsqueeze(0), None
+    return _attend(query[0], States(key[0], value[0]), layout, rule).unsqueeze(0), None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, rule: Rule) -> Tensor:
-    """[T, heads, head_size]."""
+def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
+    """[T, heads, head_size of the values]."""
     if varlen_can(query, layout, rule):
-        return by_varlen(query, key, value, layout, rule)
+        return by_varlen(query, states, layout, rule)
     pieces = []
     for span, count in layout.groups():
         if rule.softcap is not None or _by_matmul(query, span):
             spans = [span] if count == 1 else [span.moved(i * span.queries) for i in range(count)]
-            pieces += [by_matmul(query, key, value, layout, one, rule) for one in spans]
+            pieces += [by_matmul(query, states, layout, one, rule) for one in spans]
         else:
-            pieces.append(by_sdpa(query, key, value, layout, span, rule, count))
+            pieces.append(by_sdpa(query, states, layout, span, rule, count))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 

@@ -7,7 +7,7 @@ benchmarks/attention.py. Knows tensors and spans, not models.
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import varlen
 
 from reward_model.packing import to_device
-from reward_model.spans import Layout, Span
+from reward_model.spans import Layout, Range, Span
 
 #: Attention weights that `by_matmul` holds at once: what stays in a core's cache.
 SCORES = 2**20
@@ -48,20 +48,41 @@ class Rule:
     dropout: float = 0.0
 
 
-def by_matmul(query: Tensor, key: Tensor, value: Tensor, layout: Layout, span: Span, rule: Rule) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class States:
+    """Keys and values of one layer.
+
+    Attributes:
+        key: [key_value_heads, T, head_size].
+        value: [key_value_heads, T, head_size of the values].
+    """
+
+    key: Tensor
+    value: Tensor
+    _cut: dict[Range, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def cut(self, run: Range) -> tuple[Tensor, Tensor]:
+        """Keys, transposed, and values of some rows, laid out as matrix products want them: once for all queries."""
+        if run not in self._cut:
+            rows = slice(*run)
+            self._cut[run] = self.key[:, rows].contiguous().transpose(1, 2), self.value[:, rows].contiguous()
+        return self._cut[run]
+
+
+def by_matmul(query: Tensor, states: States, layout: Layout, span: Span, rule: Rule) -> Tensor:
     """Plain matrix products and a softmax, a tile at a time: some queries, and what they see, of some heads.
 
     Args:
         query: [heads, T, head_size].
-        key, value: [key_value_heads, T, head_size].
+        states: what the queries look at.
         layout: the one that `span` is of.
         span: what to compute.
         rule: how.
 
     Returns:
-        [queries, heads, head_size].
+        [queries, heads, head_size of the values].
     """
-    blocks = [_block(query, key, value, layout, part, rule) for part in _parts(span, rule, query, key)]
+    blocks = [_block(query, states, layout, part, rule) for part in _parts(span, rule, query, states.key)]
     result = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
     return result.transpose(0, 1)
 
@@ -76,28 +97,27 @@ def _parts(span: Span, rule: Rule, query: Tensor, key: Tensor) -> Iterator[Span]
         yield span.part(first, min(first + rows, span.queries), rule.window, causal=rule.causal)
 
 
-def _block(query: Tensor, key: Tensor, value: Tensor, layout: Layout, part: Span, rule: Rule) -> Tensor:
-    """[heads, queries, head_size] of a span that is few enough queries."""
-    heads, key_heads = query.shape[0], key.shape[0]
-    repeats = heads // key_heads
+def _block(query: Tensor, states: States, layout: Layout, part: Span, rule: Rule) -> Tensor:
+    """[heads, queries, head_size of the values] of a span that is few enough queries."""
+    key_heads = states.key.shape[0]
+    repeats = query.shape[0] // key_heads
     # Without a window all queries see all that comes before them, so that only their own keys need a mask.
     masked = part.itself if rule.causal and rule.window is None else part
     mask = layout.mask(masked, rule.window, query, causal=rule.causal)
     q = query[:, part.start : part.stop]
     tile = max(1, SCORES // (repeats * part.queries * part.num_keys))
+    seen = [states.cut(run) for run in part.keys]
     tiles = []
     for first in range(0, key_heads, tile):
-        some = slice(first, first + tile)
-        keys = [key[some, start:stop].transpose(1, 2) for start, stop in part.keys]
-        values = [value[some, start:stop] for start, stop in part.keys]
+        keys, values = ([one[first : first + tile] for one in each] for each in zip(*seen, strict=True))
         # Queries of the heads that share a key head are one matrix: nothing is repeated.
         own = q[first * repeats : (first + tile) * repeats].reshape(len(values[0]), -1, q.shape[2])
         weights = _weights(own, keys, rule, mask)
         pieces = torch.split(weights, [one.shape[1] for one in values], dim=2)
         result = torch.bmm(pieces[0], values[0])
         for weight, one in zip(pieces[1:], values[1:], strict=True):
-            result = torch.baddbmm(result, weight, one)
-        tiles.append(result.view(-1, part.queries, q.shape[2]))
+            result.baddbmm_(weight, one)
+        tiles.append(result.view(-1, part.queries, result.shape[2]))
     return tiles[0] if len(tiles) == 1 else torch.cat(tiles)
 
 
@@ -115,15 +135,13 @@ def _weights(q: Tensor, keys: list[Tensor], rule: Rule, mask: Tensor | None) -> 
     return F.dropout(weights, rule.dropout) if rule.dropout else weights
 
 
-def by_sdpa(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, span: Span, rule: Rule, count: int = 1
-) -> Tensor:
+def by_sdpa(query: Tensor, states: States, layout: Layout, span: Span, rule: Rule, count: int = 1) -> Tensor:
     """What torch calls scaled_dot_product_attention, for `count` spans like `span` side by side; see `by_matmul`."""
     if span.alone:
-        q, k, v = (_stacked(tensor, span, count) for tensor in (query, key, value))
+        q, k, v = (_stacked(tensor, span, count) for tensor in (query, states.key, states.value))
     else:
         q = query[None, :, span.start : span.stop]
-        k, v = (_gathered(tensor, span)[None] for tensor in (key, value))
+        k, v = (_gathered(tensor, span)[None] for tensor in (states.key, states.value))
     mask = layout.mask(span, rule.window, query, causal=rule.causal)
     # Its own causality is faster than a mask, but only known from the first key on.
     own = rule.causal and span.position == 0 and (rule.window is None or span.queries <= rule.window)
@@ -165,14 +183,14 @@ def varlen_can(query: Tensor, layout: Layout, rule: Rule) -> bool:
     return layout.aligned or (not rule.causal and rule.window is None)
 
 
-def by_varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, rule: Rule) -> Tensor:
+def by_varlen(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
     """The whole row in one call of FlashAttention's variable-length kernel (Dao 2023, arXiv 2307.08691).
 
     Returns:
         [T, heads, head_size].
     """
     row = layout.made("varlen", lambda: _VarlenRow.of(layout, query.device))
-    q, k, v = (tensor.transpose(0, 1) for tensor in (query, key, value))
+    q, k, v = (tensor.transpose(0, 1) for tensor in (query, states.key, states.value))
     if row.rows is not None:
         k, v = k[row.rows], v[row.rows]
     repeats = q.shape[1] // k.shape[1]
