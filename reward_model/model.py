@@ -1,12 +1,14 @@
 """Backbone plus head: a packed batch in, one score per sequence out. The only forward pass there is.
 
-`training` calls `forward` (with gradients), the service and `training.evaluate` call `score`: same code, same number.
+`training` calls `forward` (with gradients), `training.evaluate` calls `score`, the service `launch`: same code, same
+number.
 The backbone is transformers' own; so is the head, which gets the pooled states as sequences of one token. Knows nothing
 of text, templates or files.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -17,11 +19,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from reward_model.allocator import keep_freed_memory
 from reward_model.backbone import Backbone, choose_backbone, shell
 from reward_model.linear import pack_linears
-from reward_model.packing import PackedBatch, pack, to_device
+from reward_model.meter import Identity, Meter, RepeatMeter, SharingMeter, identity
+from reward_model.packing import PackedBatch, pack_runs, to_device
+from reward_model.pending import PendingScores
 from reward_model.pooling import mean, pooling_of, read_rows
 from reward_model.precision import Precision
+from reward_model.prefixes import separate_runs, shared_runs
 from reward_model.rendering import Rendered
 from reward_model.scores import Scalarisation, Score
+
+#: Tokens of a batch unless told otherwise: on a CPU, which few tokens keep busy, and on everything else.
+CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 16_384
 
 
 class RewardModel(nn.Module):
@@ -89,22 +97,31 @@ class RewardModel(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             return _run_head(self.model, read)
 
-    @torch.inference_mode()
     def score(self, inputs: Sequence[Rendered]) -> list[Score]:
         """Scores `inputs` as one batch (or one by one in deterministic mode), in their order.
 
         Identical inputs are computed once, so that they get the same score to the last bit.
         """
-        first: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-        keys = [(tuple(one.token_ids), tuple(one.segment_ids or ())) for one in inputs]
-        for i, key in enumerate(keys):
-            first.setdefault(key, i)
-        # Equal lengths side by side share one attention call.
-        order = sorted(first.values(), key=lambda i: len(keys[i][0]))
-        groups = [[i] for i in order] if self.deterministic else [order]
-        logits = torch.cat([self._logits([inputs[i] for i in group]) for group in groups])
-        scored = dict(zip(order, self._scores(logits), strict=True))
-        return [scored[i] if (i := first[key]) == n else replace(scored[i], shared=True) for n, key in enumerate(keys)]
+        return self.launch(inputs).result()
+
+    @torch.inference_mode()
+    def launch(self, inputs: Sequence[Rendered]) -> PendingScores:
+        """Begins to score `inputs`, one or more: `score`, but on CUDA it returns before the device is done."""
+        first: dict[Identity, int] = {}
+        places = [first.setdefault(identity(one), i) for i, one in enumerate(inputs)]
+        computed = list(first.values())
+        groups = [[i] for i in computed] if self.deterministic else [computed]
+        launched = [self._launch([inputs[i] for i in group]) for group in groups]
+        reused = dict(zip(computed, chain.from_iterable(tokens for _, tokens in launched), strict=True))
+
+        def read(logits: Tensor) -> list[Score]:
+            scores = dict(zip(computed, self._scores(logits), strict=True))
+            return [
+                replace(scores[place], reused_tokens=reused[place] if place == i else len(inputs[i].token_ids))
+                for i, place in enumerate(places)
+            ]
+
+        return PendingScores(torch.cat([logits for logits, _ in launched]), read)
 
     def _scores(self, logits: Tensor) -> list[Score]:
         weights = torch.tensor(self.scalarisation.weights, dtype=torch.float64)
@@ -115,11 +132,26 @@ class RewardModel(nn.Module):
         rows: list[list[float]] = logits.tolist()
         return [Score(v, dict(zip(names, row, strict=True))) for v, row in zip(values, rows, strict=True)]
 
-    def _logits(self, inputs: Sequence[Rendered]) -> Tensor:
-        share = self.backbone.shares_prefixes and not self.deterministic
-        batch = pack([one.token_ids for one in inputs], [one.segment_ids for one in inputs], share_prefixes=share)
+    def _launch(self, inputs: Sequence[Rendered]) -> tuple[Tensor, list[int]]:
+        """The labels' values of `inputs`, [n, labels] on the device, and how many tokens of each were reused."""
+        sequences = [one.token_ids for one in inputs]
+        runs = shared_runs(sequences) if self._shares_prefixes else separate_runs(sequences)
+        batch = pack_runs(runs, sequences, [one.segment_ids for one in inputs])
         logits: Tensor = self(**batch.tensors())
-        return logits.cpu()
+        return logits, runs.reused([len(sequence) for sequence in sequences])
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch that keep the device busy; more only make each batch take longer."""
+        return CPU_BATCH_TOKENS if self.precision.device.type == "cpu" else BATCH_TOKENS
+
+    def meter(self) -> Meter:
+        """For a batch that is to be filled: what each input adds to it."""
+        return SharingMeter() if self._shares_prefixes else RepeatMeter()
+
+    @property
+    def _shares_prefixes(self) -> bool:
+        return self.backbone.shares_prefixes and not self.deterministic
 
     def padding(self, inputs: Sequence[Rendered]) -> int:
         """How many tokens beside the real ones `score` computes for `inputs`."""

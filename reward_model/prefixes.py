@@ -4,6 +4,7 @@ A causal model's states of a token depend on nothing but the tokens up to it, so
 Pure bookkeeping on integers: knows neither models nor tensors.
 """
 
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -124,18 +125,33 @@ class PrefixMeter:
     def __init__(self) -> None:
         self._keys: list[bytes] = []
 
-    def add(self, sequence: Sequence[int]) -> int:
-        """Tokens of `sequence` that are not shared with one before it; 0 if it is identical to one."""
+    def add(self, sequence: Sequence[int], limit: int = sys.maxsize) -> int:
+        """Tokens of `sequence` that are not shared with one before it; 0 if it is identical to one.
+
+        Where they are more than `limit`, the sequence is not added.
+        """
         key = _key(sequence)
         place = bisect_left(self._keys, key)
-        common = max((_common(key, other) for other in self._keys[max(0, place - 1) : place + 1]), default=0)
-        self._keys.insert(place, key)
-        return len(sequence) - (common if common >= FEWEST or common == len(sequence) else 0)
+        # In sorted order the one that has most in common stands on either side.
+        neighbours = self._keys[max(0, place - 1) : place + 1]
+        if key in neighbours:
+            return 0
+        common = max((_common(key, other) for other in neighbours if _alike(key, other)), default=0)
+        added = len(sequence) - common
+        if added <= limit:
+            self._keys.insert(place, key)
+        return added
 
 
 def _key(sequence: Sequence[int]) -> bytes:
     """Bytes that sort equal prefixes side by side, and compare far faster than lists."""
     return array("I", sequence).tobytes()
+
+
+def _alike(a: bytes, b: bytes) -> bool:
+    """Whether two keys have enough tokens in common to be worth sharing."""
+    size = FEWEST * _WIDTH
+    return len(a) >= size and a[:size] == b[:size]
 
 
 def _common(a: bytes, b: bytes) -> int:

@@ -13,12 +13,12 @@ class Score:
     Attributes:
         value: the scalar reward; may be non-finite when the model misbehaves, which the caller must check.
         attributes: the heads' outputs by name, for multi-attribute models only.
-        shared: it was computed for an identical input of the same batch, and cost nothing more.
+        reused_tokens: how many of the input's tokens were computed for another one of the same batch.
     """
 
     value: float
     attributes: dict[str, float] | None = None
-    shared: bool = False
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

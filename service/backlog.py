@@ -1,4 +1,4 @@
-"""What waits for the model: requests in their order, handed out as batches of a limited number of tokens.
+"""What waits for the model, handed out as batches of a limited number of tokens, to every request its share.
 
 Filled from the event loop, emptied from the scorer thread. Knows neither the model nor why a request ends.
 """
@@ -7,13 +7,17 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from reward_model.meter import Meter
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
 from service.errors import ComputeError
 from service.metrics import Metrics
+
+#: Turns that fill a batch: fewer share more of the prefixes within a request, more let short requests in sooner.
+TURNS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Scored:
     Attributes:
         scores: one per input, in order.
         computed_tokens: what the inputs added to their batches.
-        queue_seconds: until the first of them was taken into a batch.
+        queue_seconds: until the model began with the first of them.
         forward_seconds: of all batches that they were part of.
     """
 
@@ -42,6 +46,7 @@ class Request:
         answer: done when all inputs have a score or one failed, or when caller or deadline ended it.
         expires: time.monotonic() from which on nobody wants the answer.
         taken: how many inputs have left the backlog; the backlog's own.
+        credit: tokens that it may still add to batches in its turn; the backlog's own.
     """
 
     inputs: Sequence[Rendered]
@@ -49,6 +54,7 @@ class Request:
     expires: float
     submitted: float = field(default_factory=time.monotonic)
     taken: int = 0
+    credit: int = 0
     _scores: dict[int, Score] = field(default_factory=dict)
     _queue_seconds: float | None = None
     _forward_seconds: float = 0.0
@@ -74,7 +80,7 @@ class Request:
         assert self._queue_seconds is not None
         return Scored(
             scores=[self._scores[index] for index in range(len(self.inputs))],
-            computed_tokens=count_tokens([one for i, one in enumerate(self.inputs) if not self._scores[i].shared]),
+            computed_tokens=count_tokens(self.inputs) - sum(score.reused_tokens for score in self._scores.values()),
             queue_seconds=self._queue_seconds,
             forward_seconds=self._forward_seconds,
         )
@@ -94,16 +100,33 @@ class Item:
 
 
 class Backlog:
-    """A first-in-first-out queue of inputs that counts tokens.
+    """What waits, by request; fair between requests by deficit round robin.
+
+    The requests take turns. In its turn a request may add a quantum of tokens to batches, half a batch, and what it
+    has saved of earlier turns; so a large one is spread over batches, and an input longer than a quantum is saved up
+    for. Batches are cut from this order wherever they are full. What an input costs is what it adds to its batch:
+    nothing where it is identical to one before, and only the rest where a prefix is shared.
+
+    So in each round every other request adds at most a quantum and what it had saved, which is less than its longest
+    input. An input is taken in round ceil(t / quantum) at the latest, t being the tokens of its request up to and with
+    it: a short request waits for one round, whatever the others hold, and a long input for as many as it has quanta,
+    whatever arrives meanwhile. Counted in batches: where no input is longer than a quantum, a request that comes after
+    n others is first served in batch 2n + 1 or before. Shreedhar & Varghese 1995, "Efficient fair queueing using
+    deficit round robin".
 
     Args:
         metrics: is told what waits.
+        budget: tokens that inputs add to one batch; one input alone may have more.
+        meter: makes what counts them, for each batch.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, budget: int, meter: Callable[[], Meter]) -> None:
         self._metrics = metrics
+        self._budget = budget
+        self._quantum = max(1, budget // TURNS)
+        self._meter = meter
         self._changed = threading.Condition()
-        # Ordered, and any request can leave at once: an abandoned one does not hold memory until its turn.
+        # The first has its turn. Any can leave at once: an abandoned one does not hold memory until then.
         self._requests: OrderedDict[Request, None] = OrderedDict()
         self._sequences = 0
         self._tokens = 0
@@ -117,6 +140,7 @@ class Backlog:
     def add(self, request: Request) -> None:
         """Puts `request` at the end."""
         with self._changed:
+            request.credit = self._quantum
             self._requests[request] = None
             self._count(len(request.inputs), count_tokens(request.inputs))
             self._changed.notify()
@@ -126,18 +150,19 @@ class Backlog:
         with self._changed:
             self._remove(request)
 
-    def take(self, budget: int) -> list[Item]:
-        """Waits until there is work, then takes the next batch.
+    def take(self, *, wait: bool = True) -> list[Item]:
+        """Takes the next batch.
 
         Args:
-            budget: tokens of a batch; one input alone may have more.
+            wait: until there is one.
 
         Returns:
-            One or more items; none once the backlog is closed.
+            Its items; none where nothing waits, and none once the backlog is closed.
         """
         with self._changed:
             while not self._closed:
-                if batch := self._next_batch(budget):
+                batch = self._next_batch()
+                if batch or not wait:
                     return batch
                 self._changed.wait()
             return []
@@ -148,9 +173,9 @@ class Backlog:
             self._closed = True
             self._changed.notify_all()
 
-    def _next_batch(self, budget: int) -> list[Item]:
+    def _next_batch(self) -> list[Item]:
         batch: list[Item] = []
-        room = budget
+        meter, room = self._meter(), self._budget
         now = time.monotonic()
         while self._requests:
             request = next(iter(self._requests))
@@ -158,24 +183,27 @@ class Backlog:
                 # Its timer on the event loop answers it.
                 self._remove(request)
                 continue
-            room = self._take_from(request, batch, room)
-            if request.taken < len(request.inputs):
+            limit = min(request.credit, room) if batch else request.credit
+            item = Item(request, request.taken)
+            added = meter.add(item.rendered, limit)
+            if added <= limit:
+                batch.append(item)
+                room -= added
+                self._taken(request, added)
+            elif added > request.credit:
+                request.credit += self._quantum
+                self._requests.move_to_end(request)
+            else:
                 break
-            del self._requests[request]
         self._count(-len(batch), -sum(len(item.rendered.token_ids) for item in batch))
         return batch
 
-    @staticmethod
-    def _take_from(request: Request, batch: list[Item], room: int) -> int:
-        """Moves inputs of `request` to `batch` while there is room; returns the room that is left."""
-        while request.taken < len(request.inputs):
-            size = len(request.inputs[request.taken].token_ids)
-            if batch and size > room:
-                break
-            batch.append(Item(request, request.taken))
-            request.taken += 1
-            room -= size
-        return room
+    def _taken(self, request: Request, added: int) -> None:
+        """Notes that the next input of `request` is in a batch."""
+        request.taken += 1
+        request.credit -= added
+        if request.taken == len(request.inputs):
+            del self._requests[request]
 
     def _remove(self, request: Request) -> None:
         if request not in self._requests:

@@ -1,8 +1,8 @@
 """From many requests to few batches and back: admission, deadlines, the scorer thread, drain.
 
     1. `submit` (event loop) admits a request, or refuses it, and adds it to the backlog.
-    2. The scorer thread takes the next batch the moment the model is free: whatever waits, up to a budget of
-       tokens. There is no timer, and what is taken is decided as late as possible.
+    2. The scorer thread (`pipeline`) takes the next batch the moment the model has room for it: of whatever waits,
+       from every request its share, up to a budget of tokens. There is no timer.
     3. It runs the batch; an input that cannot be computed fails alone.
     4. The results go back to the event loop in one hand-over, each to its place in its request.
 
@@ -15,12 +15,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
-from service.backlog import Backlog, Item, Request, Scored, count_tokens
+from service.backlog import Backlog, Request, Scored, count_tokens
 from service.errors import (
     Broken,
     CannotCompute,
@@ -31,30 +30,18 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
-from service.isolation import Failure, Outcome, run_isolated
+from service.isolation import Failure, Outcome
 from service.metrics import Metrics
+from service.pipeline import Batch, Pipeline
 from service.scorer import Scorer
+from service.speed import Speed
 
 __all__ = ["Batcher", "Scored"]
 
 #: Seconds that a running batch gets to end when the service stops; its results are of no use any more.
 JOIN_SECONDS = 5.0
-#: Longest that a caller is told to stay away.
-MAX_RETRY_AFTER = 60
-#: Weight of the past against one more batch in the estimate of tokens a second.
-MEMORY = 0.9
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What came out of one run of the model."""
-
-    items: list[Item]
-    outcomes: list[Outcome]
-    started: float
-    seconds: float
 
 
 class Batcher:
@@ -63,21 +50,19 @@ class Batcher:
     Args:
         scorer: the model; run in one thread only.
         metrics: where to count.
-        max_batch_tokens: tokens of one batch; one input alone may have more.
+        max_batch_tokens: tokens to compute in one batch; one input alone may have more.
         max_queue_tokens: tokens that may wait; a request alone in the queue may have more.
     """
 
     def __init__(self, scorer: Scorer, metrics: Metrics, *, max_batch_tokens: int, max_queue_tokens: int) -> None:
-        self._scorer = scorer
         self._metrics = metrics
-        self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
-        self._backlog = Backlog(metrics)
-        self._speed = _Speed()
+        self._backlog = Backlog(metrics, budget=max_batch_tokens, meter=scorer.meter)
+        self._speed = Speed()
+        self._pipeline = Pipeline(scorer, self._backlog, metrics, self._speed, self._hand_over_batch)
         self._thread = threading.Thread(target=self._serve, name="scorer", daemon=True)
         self._open: set[Request] = set()
         self._refusal: type[Draining | Broken] | None = None
-        self._running_since: float | None = None
 
     def start(self) -> None:
         """Starts the scorer thread; called once, on the running event loop."""
@@ -91,7 +76,7 @@ class Batcher:
         """How long the model has been busy with one run: 0 when idle, infinite when it is lost."""
         if self._refusal is Broken:
             return math.inf
-        since = self._running_since
+        since = self._pipeline.busy_since
         return 0.0 if since is None else time.monotonic() - since
 
     async def submit(self, inputs: Sequence[Rendered], *, deadline: float | None = None) -> Scored:
@@ -189,18 +174,13 @@ class Batcher:
     def _serve(self) -> None:
         """The scorer thread: batch after batch until the backlog is closed."""
         try:
-            while self._serve_next():
-                pass
+            self._pipeline.serve()
         except Exception:  # whatever it was: without this thread every request would wait forever
             log.critical("the scorer thread has ended: the process must be restarted", exc_info=True)
             self._hand_over(self._break)
 
-    def _serve_next(self) -> bool:
-        """Waits for a batch and runs it; false once there will be none. Nothing of it is held while waiting on."""
-        items = self._backlog.take(self._max_batch_tokens)
-        if items:
-            self._hand_over(partial(self._deliver, self._run(items)))
-        return bool(items)
+    def _hand_over_batch(self, batch: Batch) -> None:
+        self._hand_over(partial(self._deliver, batch))
 
     def _hand_over(self, callback: Callable[[], None]) -> None:
         """Has the event loop call `callback`, if there still is a loop."""
@@ -209,26 +189,7 @@ class Batcher:
         except RuntimeError:
             log.info("the event loop has ended before the scorer thread")
 
-    def _run(self, items: list[Item]) -> _Batch:
-        inputs = [item.rendered for item in items]
-        tokens = count_tokens(inputs)
-        started = time.monotonic()
-        outcomes = run_isolated(self._forward, inputs)
-        seconds = time.monotonic() - started
-        self._speed.add(tokens, seconds)
-        computed = [one for one, outcome in zip(inputs, outcomes, strict=True) if not _shared(outcome)]
-        self._metrics.observe_batch(len(items), count_tokens(computed), self._scorer.padding(computed))
-        return _Batch(items, outcomes, started, seconds)
-
-    def _forward(self, inputs: Sequence[Rendered]) -> list[Score]:
-        """One run of the model, by the clock."""
-        self._running_since = time.monotonic()
-        try:
-            return self._scorer.run(inputs)
-        finally:
-            self._running_since = None
-
-    def _deliver(self, batch: _Batch) -> None:
+    def _deliver(self, batch: Batch) -> None:
         for request in {item.request for item in batch.items}:
             request.batch_ended(batch.started, batch.seconds)
         for item, outcome in zip(batch.items, batch.outcomes, strict=True):
@@ -248,31 +209,6 @@ class Batcher:
         self._fail_open(Broken)
 
 
-class _Speed:
-    """Estimate of tokens a second; recent batches weigh most. Written by one thread, read by another."""
-
-    def __init__(self) -> None:
-        self._tokens = 0.0
-        self._seconds = 0.0
-        self._estimate: float | None = None
-
-    def add(self, tokens: int, seconds: float) -> None:
-        """Takes in one batch."""
-        self._tokens = MEMORY * self._tokens + tokens
-        self._seconds = MEMORY * self._seconds + seconds
-        self._estimate = self._tokens / max(self._seconds, 1e-9)
-
-    def seconds_for(self, tokens: int) -> int:
-        """How long `tokens` take, in whole seconds; at least one, also where nothing is known yet."""
-        if self._estimate is None:
-            return 1
-        return max(1, min(MAX_RETRY_AFTER, math.ceil(tokens / self._estimate)))
-
-
 def _fail(request: Request, kind: type[ServiceError]) -> None:
     if not request.answer.done():
         request.answer.set_exception(kind())
-
-
-def _shared(outcome: Outcome) -> bool:
-    return isinstance(outcome, Score) and outcome.shared

@@ -1,16 +1,18 @@
 """Running a batch so that an input the model cannot score fails alone.
 
-Knows inputs and a function that scores them; nothing of requests, and nothing of what their callers are told.
+Knows inputs and functions that score them; nothing of requests, and nothing of what their callers are told.
 """
 
 import enum
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
-from service.scorer import DeviceLost
+from service.scorer import DeviceLost, Pending
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +26,34 @@ class Failure(enum.Enum):
 
 
 Outcome = Score | Failure
+#: What became of the launch of a batch.
+Launched = Pending | Failure
 #: `Scorer.run`.
 Run = Callable[[Sequence[Rendered]], list[Score]]
+T = TypeVar("T")
 
 
-def run_isolated(run: Run, batch: Sequence[Rendered]) -> list[Outcome]:
-    """Scores `batch`; where that fails, each guilty input gets a Failure and all others their score.
+def launch_isolated(launch: Callable[[Sequence[Rendered]], Pending], batch: Sequence[Rendered]) -> Launched:
+    """Launches `batch`; where that fails, `run_isolated` finds out why.
 
     Raises:
         DeviceLost: nothing can be computed any more.
     """
-    result = _attempt(run, batch)
+    return _attempt(lambda: launch(batch), len(batch))
+
+
+def run_isolated(run: Run, batch: Sequence[Rendered], launched: Launched) -> list[Outcome]:
+    """The outcomes of a launched `batch`; where it failed, each guilty input gets a Failure and all others their score.
+
+    Args:
+        run: scores a part of the batch once more.
+        batch: one or more inputs.
+        launched: what `launch_isolated` made of them.
+
+    Raises:
+        DeviceLost: nothing can be computed any more.
+    """
+    result = launched if isinstance(launched, Failure) else _scores(launched.result, batch)
     if isinstance(result, Failure):
         return _search(run, batch)
     return _without_non_finite(run, batch, result)
@@ -46,7 +65,7 @@ def _search(run: Run, batch: Sequence[Rendered]) -> list[Outcome]:
     parts = [batch[:middle], batch[middle:]] if middle else [batch]
     outcomes: list[Outcome] = []
     for part in parts:
-        result = _attempt(run, part)
+        result = _scores(partial(run, part), part)
         if not isinstance(result, Failure):
             outcomes += _without_non_finite(run, part, result)
         elif len(part) > 1:
@@ -56,22 +75,27 @@ def _search(run: Run, batch: Sequence[Rendered]) -> list[Outcome]:
     return outcomes
 
 
-def _attempt(run: Run, batch: Sequence[Rendered]) -> list[Score] | Failure:
-    """One run. The error is gone when this returns: its traceback would keep the batch's memory."""
-    try:
-        scores = run(batch)
-    except DeviceLost:
-        raise
-    except MemoryError:
-        log.warning("out of memory on a batch of %d inputs", len(batch))
-        return Failure.OUT_OF_MEMORY
-    except Exception:  # whatever a model can raise: the inputs beside the guilty one must not suffer for it
-        log.warning("the model failed on a batch of %d inputs", len(batch), exc_info=True)
-        return Failure.FAULT
-    if len(scores) != len(batch):
+def _scores(score: Callable[[], list[Score]], batch: Sequence[Rendered]) -> list[Score] | Failure:
+    """One run: as many scores as there are inputs, or why not."""
+    scores = _attempt(score, len(batch))
+    if not isinstance(scores, Failure) and len(scores) != len(batch):
         log.error("the model gave %d scores for %d inputs", len(scores), len(batch))
         return Failure.FAULT
     return scores
+
+
+def _attempt(call: Callable[[], T], inputs: int) -> T | Failure:
+    """One call of the model. The error is gone when this returns: its traceback would keep the batch's memory."""
+    try:
+        return call()
+    except DeviceLost:
+        raise
+    except MemoryError:
+        log.warning("out of memory on a batch of %d inputs", inputs)
+        return Failure.OUT_OF_MEMORY
+    except Exception:  # whatever a model can raise: the inputs beside the guilty one must not suffer for it
+        log.warning("the model failed on a batch of %d inputs", inputs, exc_info=True)
+        return Failure.FAULT
 
 
 def _without_non_finite(run: Run, batch: Sequence[Rendered], scores: list[Score]) -> list[Outcome]:
@@ -83,7 +107,8 @@ def _without_non_finite(run: Run, batch: Sequence[Rendered], scores: list[Score]
     for i, score in enumerate(scores):
         if _finite(score):
             continue
-        again = _attempt(run, batch[i : i + 1]) if len(batch) > 1 else scores
+        alone = batch[i : i + 1]
+        again = _scores(partial(run, alone), alone) if len(batch) > 1 else scores
         if isinstance(again, Failure):
             outcomes[i] = again
         else:

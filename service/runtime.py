@@ -107,7 +107,7 @@ class Runtime:
     def _load_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             scorer = self._load()
-            warm_up(scorer, self.settings.max_batch_tokens)
+            warm_up(scorer, self._batch_tokens(scorer))
         except CheckpointRefused as error:
             report = partial(self.on_fatal, error)
         except Exception as error:  # whatever it is, there will be no model: end, do not hang
@@ -118,13 +118,17 @@ class Runtime:
         with suppress(RuntimeError):  # the loop is closed: the service has ended in the meantime
             loop.call_soon_threadsafe(report)
 
+    def _batch_tokens(self, scorer: Scorer) -> int:
+        chosen = self.settings.max_batch_tokens
+        return scorer.batch_tokens if chosen is None else chosen
+
     def _loaded(self, scorer: Scorer) -> None:
         if self.lifecycle.phase is Phase.DRAINING:
             return
         batcher = Batcher(
             scorer,
             self.metrics,
-            max_batch_tokens=self.settings.max_batch_tokens,
+            max_batch_tokens=self._batch_tokens(scorer),
             max_queue_tokens=self.settings.max_queue_tokens,
         )
         batcher.start()

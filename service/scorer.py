@@ -5,19 +5,23 @@ HTTP, and imports no model library: whoever has no checkpoint needs none.
 """
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from reward_model import __version__
 from reward_model.calibration import Calibration, RewardStatistics
+from reward_model.meter import Meter
 from reward_model.records import Prompt, Record
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
 
 if TYPE_CHECKING:
     from reward_model.checkpoint import Checkpoint
+    from reward_model.pending import PendingScores
+
+T = TypeVar("T")
 
 #: Pieces of the messages by which torch says that memory ran out (several classes of error, one meaning).
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
@@ -74,6 +78,22 @@ class ModelInfo:
     versions: dict[str, str]
 
 
+class Pending(Protocol):
+    """A batch that has been launched."""
+
+    def done(self) -> bool:
+        """Whether `result` returns or raises at once."""
+        ...
+
+    def result(self) -> list[Score]:
+        """The scores in the batch's order; waits for them.
+
+        Raises:
+            Exception: as `Scorer.launch`; a device that works by itself tells of an error only later.
+        """
+        ...
+
+
 class Scorer(Protocol):
     """A model, as the service sees it."""
 
@@ -98,14 +118,30 @@ class Scorer(Protocol):
         """
         ...
 
-    def run(self, batch: Sequence[Rendered]) -> list[Score]:
-        """Scores `batch` (one or more) in its order; called from one thread only.
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch that keep the device busy; more only make each batch take longer."""
+        ...
+
+    def meter(self) -> Meter:
+        """For a batch that is to be filled: what each input adds to it."""
+        ...
+
+    def launch(self, batch: Sequence[Rendered]) -> Pending:
+        """Begins to score `batch` (one or more); called from one thread only.
+
+        Where the device works by itself this returns before it is done, and it computes batches one after the other.
+        Elsewhere the result is there when this returns.
 
         Raises:
             MemoryError: the batch is too big, a part of it may not be.
             DeviceLost: nothing can be computed any more.
             Exception: something in the batch cannot be computed.
         """
+        ...
+
+    def run(self, batch: Sequence[Rendered]) -> list[Score]:
+        """Scores `batch`: `launch`, and then its result."""
         ...
 
     def padding(self, batch: Sequence[Rendered]) -> int:
@@ -137,20 +173,54 @@ class ModelScorer:
         """See `Scorer`."""
         return self._checkpoint.renderer.render_group(prompt, responses, truncate=truncate)
 
+    @property
+    def batch_tokens(self) -> int:
+        """See `Scorer`."""
+        return self._checkpoint.model.batch_tokens
+
+    def meter(self) -> Meter:
+        """See `Scorer`."""
+        return self._checkpoint.model.meter()
+
+    def launch(self, batch: Sequence[Rendered]) -> Pending:
+        """See `Scorer`."""
+        return _Launched(_told(lambda: self._checkpoint.model.launch(batch)))
+
     def run(self, batch: Sequence[Rendered]) -> list[Score]:
         """See `Scorer`."""
-        try:
-            return self._checkpoint.model.score(batch)
-        except RuntimeError as error:
-            failure = _meaning(error)
-            if failure is None:
-                raise
-        # Raised out here, without the original: its traceback would keep the batch's tensors alive.
-        raise failure
+        return self.launch(batch).result()
 
     def padding(self, batch: Sequence[Rendered]) -> int:
         """See `Scorer`."""
         return self._checkpoint.model.padding(batch)
+
+
+class _Launched:
+    """A batch on the device, whose errors are told by their meaning."""
+
+    def __init__(self, scores: "PendingScores") -> None:
+        self._scores = scores
+
+    def done(self) -> bool:
+        try:
+            return self._scores.done()
+        except RuntimeError:
+            return True  # `result` says which
+
+    def result(self) -> list[Score]:
+        return _told(self._scores.result)
+
+
+def _told(call: Callable[[], T]) -> T:
+    """What `call` returns; what torch raises in it becomes MemoryError or DeviceLost where it means that."""
+    try:
+        return call()
+    except RuntimeError as error:
+        failure = _meaning(error)
+        if failure is None:
+            raise
+    # Raised out here, without the original: its traceback would keep the batch's tensors alive.
+    raise failure
 
 
 def _meaning(error: RuntimeError) -> MemoryError | DeviceLost | None:

@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     max_length: int | None = Field(
         default=None, ge=1, description="tokens of one input; default: what the checkpoint was trained with"
     )
-    max_batch_tokens: int = Field(default=8192, ge=1, description="tokens that one forward pass takes")
+    max_batch_tokens: int | None = Field(
+        default=None, ge=1, description="tokens that one forward pass takes; default: 2048 on a CPU, else 16384"
+    )
     max_queue_tokens: int = Field(default=262_144, ge=1, description="waiting tokens above which new requests get 503")
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024, description="bytes of one request body")
     max_inputs: int = Field(default=4096, ge=1, description="inputs or responses of one request")

@@ -8,10 +8,13 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from reward_model import __version__
 from reward_model.calibration import Calibration, RewardStatistics
 from reward_model.errors import BadTokenId, NoTokens, TooLong
+from reward_model.meter import Meter, RepeatMeter, SharingMeter
 from reward_model.records import Conversation, Message, Prompt, Record, Text
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
@@ -41,6 +44,9 @@ class StubScorer:
         tokens_per_second, inputs_per_second: how much it computes at most, by sleeping; None: at once.
         attributes: names of several labels; the reward is their mean.
         fault: what goes wrong.
+        asynchronous: batches are computed one after the other in a thread of their own, as a GPU does it.
+        shares_prefixes: inputs of a batch that start alike cost only what they add, as in a causal model.
+        batch_tokens: see `Scorer`.
     """
 
     def __init__(
@@ -51,10 +57,16 @@ class StubScorer:
         inputs_per_second: float | None = None,
         attributes: tuple[str, ...] = (),
         fault: Fault | None = None,
+        asynchronous: bool = False,
+        shares_prefixes: bool = False,
+        batch_tokens: int = 8192,
     ) -> None:
         self._seconds_per_token = 1 / tokens_per_second if tokens_per_second else 0.0
         self._seconds_per_input = 1 / inputs_per_second if inputs_per_second else 0.0
         self._fault = fault
+        self._device = ThreadPoolExecutor(1, "stub-device") if asynchronous else None
+        self._shares_prefixes = shares_prefixes
+        self._batch_tokens = batch_tokens
         self._info = _describe(max_length, attributes)
 
     @property
@@ -79,13 +91,35 @@ class StubScorer:
         """See `Scorer`."""
         return self._render_all(prompt, responses, truncate=truncate, finished=True)
 
+    @property
+    def batch_tokens(self) -> int:
+        """See `Scorer`."""
+        return self._batch_tokens
+
+    def meter(self) -> Meter:
+        """See `Scorer`."""
+        return SharingMeter() if self._shares_prefixes else RepeatMeter()
+
+    def launch(self, batch: Sequence[Rendered]) -> Future[list[Score]]:
+        """See `Scorer`; a future is a pending batch."""
+        if self._device is not None:
+            return self._device.submit(self._compute, batch)
+        computed: Future[list[Score]] = Future()
+        computed.set_result(self._compute(batch))
+        return computed
+
     def run(self, batch: Sequence[Rendered]) -> list[Score]:
         """See `Scorer`."""
-        by_tokens = self._seconds_per_token * sum(len(one.token_ids) for one in batch)
-        seconds = max(by_tokens, self._seconds_per_input * len(batch))
+        return self.launch(batch).result()
+
+    def _compute(self, batch: Sequence[Rendered]) -> list[Score]:
+        meter = self.meter()
+        added = [meter.add(one) for one in batch]
+        seconds = max(self._seconds_per_token * sum(added), self._seconds_per_input * len(batch))
         if seconds:
             time.sleep(seconds)
-        scores = [self.score(one) for one in batch]
+        reused = [len(one.token_ids) - tokens for one, tokens in zip(batch, added, strict=True)]
+        scores = [replace(self.score(one), reused_tokens=tokens) for one, tokens in zip(batch, reused, strict=True)]
         return scores if self._fault is None else self._fault(batch, scores)
 
     def padding(self, batch: Sequence[Rendered]) -> int:  # noqa: ARG002
@@ -93,7 +127,7 @@ class StubScorer:
         return 0
 
     def score(self, rendered: Rendered) -> Score:
-        """The right score of `rendered`, whatever goes wrong in `run`."""
+        """The right score of `rendered` alone, whatever goes wrong in a batch."""
         names = self._info.attributes
         if not names:
             return Score(_hashed(rendered.token_ids, ""))

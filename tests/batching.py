@@ -57,9 +57,17 @@ class Model:
 class Service:
     """A started batcher over the stub, with its metrics."""
 
-    def __init__(self, fault: Fault | None = None, *, batch: int = 100, queue: int = 10_000, **stub: Any) -> None:
+    def __init__(
+        self,
+        fault: Fault | None = None,
+        *,
+        batch: int = 100,
+        queue: int = 10_000,
+        scorer: type[StubScorer] = StubScorer,
+        **stub: Any,
+    ) -> None:
         self.registry = CollectorRegistry()
-        self.scorer = StubScorer(fault=fault, **stub)
+        self.scorer = scorer(fault=fault, **stub)
         self.batcher = Batcher(self.scorer, Metrics(self.registry), max_batch_tokens=batch, max_queue_tokens=queue)
 
     async def __aenter__(self) -> Self:

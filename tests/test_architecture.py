@@ -26,6 +26,7 @@ FORBIDDEN = {
     "service": {"training", "accelerate", "datasets", "torch.optim"},
     "service.batcher": {"fastapi", "starlette", "uvicorn", *ENGINE},
     "service.client": {*ROOMS, *WEB, *ENGINE},
+    "service.pipeline": {"fastapi", "starlette", "uvicorn", *ENGINE},
     "service.stub": ENGINE,
     "training": {"service", *WEB},
 }

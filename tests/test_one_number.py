@@ -145,7 +145,7 @@ def test_identical_inputs_are_computed_once_and_tie_to_the_last_bit() -> None:
     one, other = Rendered(None, [5, 6, 7]), Rendered(None, [8, 9])
     scores = model.score([one, other, one, Rendered(None, [5, 6, 7])])
     assert scores[0].value == scores[2].value == scores[3].value != scores[1].value
-    assert [score.shared for score in scores] == [False, False, True, True]
+    assert [score.reused_tokens for score in scores] == [0, 0, 3, 3]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

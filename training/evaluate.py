@@ -29,7 +29,7 @@ from training.documents import write_document
 from training.evaluation import Evaluation, Provenance
 from training.pairs import BadRow, PreferencePair, fingerprint
 from training.rows import DataError
-from training.scoring import DEFAULT_BATCH_TOKENS, score_pairs
+from training.scoring import score_pairs
 from training.statistics import Accuracy, accuracy, correlation, probability_quality
 
 #: Exit status for a checkpoint that must not be used, the same as the service's.
@@ -67,7 +67,7 @@ def evaluate(
     checkpoint: Checkpoint,
     pairs: Sequence[PreferencePair],
     *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Scores both responses of every pair and compares.
@@ -78,7 +78,7 @@ def evaluate(
     Args:
         checkpoint: a loaded checkpoint.
         pairs: one or more.
-        batch_tokens: tokens per forward pass, at least one sequence.
+        batch_tokens: see `score_pairs`.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -97,7 +97,7 @@ def _score_pairs(
     pairs: Sequence[PreferencePair],
     not_scored: RowReport,
     *,
-    batch_tokens: int,
+    batch_tokens: int | None,
     progress: bool,
 ) -> dict[int, ScoredPair]:
     """The pairs that can be scored, by index; the others go to the report."""
@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_length", type=_positive, help="read fewer tokens than the checkpoint's own limit")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--dtype", default="auto", choices=get_args(DtypeName), help="number format of the backbone")
-    add("--batch_tokens", type=_positive, default=DEFAULT_BATCH_TOKENS, help="tokens per forward pass")
+    add("--batch_tokens", type=_positive, help="tokens per forward pass; default: 2048 on a CPU, else 16384")
     add("--max_pairs", type=_positive, help="use only the first so many pairs")
     add("--chat_template", type=Path, help="a Jinja file, for a foreign checkpoint without a template")
     add("--score_label", help="which label of a foreign head with several is the reward")

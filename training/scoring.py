@@ -9,13 +9,11 @@ from itertools import chain
 from reward_model.model import RewardModel
 from training.batches import RenderedPair
 
-DEFAULT_BATCH_TOKENS = 16_384
-
 
 def score_pairs(
     model: RewardModel,
     pairs: Sequence[RenderedPair],
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
     done: Callable[[int], object] = lambda _: None,
 ) -> list[tuple[float, float]]:
     """Raw rewards (chosen, rejected) of every pair, in order.
@@ -23,12 +21,13 @@ def score_pairs(
     Args:
         model: in evaluation mode.
         pairs: in any number.
-        batch_tokens: per forward pass; at least one sequence.
+        batch_tokens: per forward pass; at least one sequence. None: as many as suit the model's device.
         done: called with the number of sequences after each forward pass.
     """
     inputs = list(chain.from_iterable((pair.chosen, pair.rejected) for pair in pairs))
     values = [0.0] * len(inputs)
-    for batch in _batches([len(one.token_ids) for one in inputs], batch_tokens):
+    budget = model.batch_tokens if batch_tokens is None else batch_tokens
+    for batch in _batches([len(one.token_ids) for one in inputs], budget):
         for i, score in zip(batch, model.score([inputs[i] for i in batch]), strict=True):
             values[i] = score.value
         done(len(batch))

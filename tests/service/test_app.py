@@ -92,6 +92,36 @@ async def test_the_prompt_of_a_comparison_is_cut_once_for_the_longest_response()
     assert result["num_tokens"][0] < 25
 
 
+async def test_usage_says_what_a_request_added_where_prefixes_are_shared() -> None:
+    prompt = " ".join(f"w{i}" for i in range(60))
+    body = {"comparisons": [{"prompt": prompt, "responses": ["yes", "no", "perhaps", "yes"]}]}
+    async with serving(lambda: StubScorer(shares_prefixes=True)) as (client, _):
+        answer = (await client.post("/compare", json=body)).json()
+        metrics = (await client.get("/metrics")).text
+    (tokens,) = {tokens for result in answer["results"] for tokens in result["num_tokens"]}
+    # Each response and its end are the only tokens of its own; the last one is a repeat.
+    assert answer["usage"] == {"input_tokens": 4 * tokens, "computed_tokens": tokens + 2 + 2}
+    assert f'reward_tokens_total{{kind="computed"}} {tokens + 4:.1f}' in metrics
+
+
+@pytest.mark.parametrize(("setting", "budget"), [(None, 10), (20, 20)])
+async def test_a_batch_holds_as_much_as_the_model_chooses_unless_it_is_set(setting: int | None, budget: int) -> None:
+    sizes: list[int] = []
+
+    def note(batch: Sequence[Rendered], scores: list[Score]) -> list[Score]:
+        sizes.append(sum(len(one.token_ids) for one in batch))
+        return scores
+
+    def load() -> Scorer:
+        return StubScorer(batch_tokens=10, fault=note)
+
+    async with serving(load, max_batch_tokens=setting) as (client, _):
+        sizes.clear()
+        inputs = [{"token_ids": [token]} for token in range(40)]
+        assert (await client.post("/score", json={"inputs": inputs})).status_code == 200
+    assert sizes == [budget] * (40 // budget)
+
+
 class Doubtful(StubScorer):
     """A stub whose calibration should not be trusted."""
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from batching import NAN, POISON, Model, Service, outcome, request
+from batching import NAN, POISON, Model, Service, outcome, reach, request
 
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
@@ -37,17 +37,69 @@ def test_what_waits_while_the_model_is_busy_becomes_one_batch() -> None:
     asyncio.run(scenario())
 
 
-def test_a_batch_keeps_to_its_budget_of_tokens_and_to_the_order_of_arrival() -> None:
+def test_a_batch_keeps_to_its_budget_of_tokens_and_small_requests_to_the_order_of_arrival() -> None:
     async def scenario() -> None:
         model = Model(open_at_once=False)
         async with Service(model, batch=10) as service:
-            sizes = [4, 4, 4, 7, 3, 1, 9, 2]
+            sizes = [4, 4, 4, 5, 3, 1, 5, 2]
             waiting = (service.batcher.submit(request(i, tokens=size)) for i, size in enumerate(sizes))
             tasks = await service.behind(model, *waiting)
             model.gate.set()
             await asyncio.gather(*tasks)
-            assert [[len(one) for one in batch] for batch in model.batches] == [[1], [4, 4], [4], [7, 3], [1, 9], [2]]
+            assert [[len(one) for one in batch] for batch in model.batches] == [[1], [4, 4], [4, 5], [3, 1, 5], [2]]
             assert [ids[0] for ids in model.seen] == [999, *range(8)]
+
+    asyncio.run(scenario())
+
+
+def test_a_large_request_does_not_keep_a_small_one_waiting_until_it_is_done() -> None:
+    async def scenario() -> None:
+        model = Model(open_at_once=False)
+        async with Service(model, batch=10) as service:
+            big, small = request(*range(40)), request(100, 101, tokens=2)
+            tasks = await service.behind(model, service.batcher.submit(big), service.batcher.submit(small))
+            for _ in range(2):
+                model.hold_next()
+                await reach(model.busy.is_set)
+            assert (await tasks[2]).scores == service.right(small)
+            assert not tasks[1].done()
+            model.gate.set()
+            assert (await tasks[1]).scores == service.right(big)
+            assert [ids[0] for ids in model.batches[1]] == [0, 1, 2, 3, 4, 100, 101, 5]
+            assert [ids[0] for ids in model.seen if ids[0] < 100] == list(range(40))
+
+    asyncio.run(scenario())
+
+
+def test_identical_inputs_are_in_the_batch_of_the_first_and_cost_nothing() -> None:
+    async def scenario() -> None:
+        model = Model(open_at_once=False)
+        async with Service(model, batch=10) as service:
+            same = [request(7, tokens=4) for _ in range(9)]
+            tasks = await service.behind(model, *(service.batcher.submit(one) for one in same))
+            model.gate.set()
+            answers = [await task for task in tasks[1:]]
+            assert [len(batch) for batch in model.batches] == [1, 9]
+            assert [one.computed_tokens for one in answers] == [4, *[0] * 8]
+            assert len({one.scores[0].value for one in answers}) == 1
+            assert service.value("tokens_total", kind="input") == 1 + 9 * 4
+            assert service.value("tokens_total", kind="computed") == 1 + 4
+
+    asyncio.run(scenario())
+
+
+def test_responses_to_one_prompt_fill_a_batch_by_what_they_add_across_requests_too() -> None:
+    async def scenario() -> None:
+        model = Model(open_at_once=False)
+        async with Service(model, batch=160, shares_prefixes=True) as service:
+            prompt = list(range(60))
+            responses = [[Rendered(None, [*prompt, 100 + i, 101 + i])] for i in range(40)]
+            tasks = await service.behind(model, *(service.batcher.submit(one) for one in responses))
+            model.gate.set()
+            answers = [await task for task in tasks[1:]]
+            assert [len(batch) for batch in model.batches] == [1, 40]
+            assert [one.computed_tokens for one in answers] == [62, *[2] * 39]
+            assert service.value("tokens_total", kind="computed") == 1 + 62 + 39 * 2
 
     asyncio.run(scenario())
 

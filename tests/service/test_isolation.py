@@ -8,14 +8,21 @@ from hypothesis import strategies as st
 
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
-from service.isolation import Failure, run_isolated
+from service.isolation import Failure, Outcome, Run, launch_isolated, run_isolated
 from service.scorer import DeviceLost
+from service.stub import StubScorer
 
 NAN = float("nan")
 
 
 def inputs(n: int) -> list[Rendered]:
     return [Rendered(None, [i]) for i in range(n)]
+
+
+def isolated(run: Run, batch: Sequence[Rendered], *, at_launch: bool = True) -> list[Outcome]:
+    """Launches `batch` on a device whose first errors show at launch or at the result."""
+    device = StubScorer(fault=lambda inputs, _: run(inputs), asynchronous=not at_launch)
+    return run_isolated(run, batch, launch_isolated(device.launch, batch))
 
 
 class Model:
@@ -38,7 +45,7 @@ class Model:
 
 def test_a_batch_that_works_is_run_once() -> None:
     model = Model()
-    assert run_isolated(model.run, inputs(5)) == [Score(float(i)) for i in range(5)]
+    assert isolated(model.run, inputs(5)) == [Score(float(i)) for i in range(5)]
     assert model.runs == [5]
 
 
@@ -47,9 +54,10 @@ def test_a_batch_that_works_is_run_once() -> None:
     poison=st.sets(st.integers(0, 23)),
     nan=st.sets(st.integers(0, 23)),
     most=st.integers(1, 24),
+    at_launch=st.booleans(),
 )
-def test_exactly_the_guilty_inputs_fail(n: int, poison: set[int], nan: set[int], most: int) -> None:
-    outcomes = run_isolated(Model(list(poison), list(nan), most).run, inputs(n))
+def test_exactly_the_guilty_inputs_fail(n: int, poison: set[int], nan: set[int], most: int, at_launch: bool) -> None:
+    outcomes = isolated(Model(list(poison), list(nan), most).run, inputs(n), at_launch=at_launch)
     for i, outcome in enumerate(outcomes):
         if i in poison:
             assert outcome is Failure.FAULT
@@ -62,13 +70,13 @@ def test_exactly_the_guilty_inputs_fail(n: int, poison: set[int], nan: set[int],
 
 def test_one_poisonous_input_is_found_in_few_runs() -> None:
     model = Model(poison=[77])
-    outcomes = run_isolated(model.run, inputs(256))
+    outcomes = isolated(model.run, inputs(256))
     assert [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Failure)] == [77]
     assert len(model.runs) <= 1 + 2 * 8
 
 
 def test_an_input_that_needs_too_much_memory_even_alone_fails_as_that() -> None:
-    assert run_isolated(Model(most=0).run, inputs(2)) == [Failure.OUT_OF_MEMORY] * 2
+    assert isolated(Model(most=0).run, inputs(2)) == [Failure.OUT_OF_MEMORY] * 2
 
 
 def test_a_single_input_gets_a_second_chance() -> None:
@@ -80,7 +88,7 @@ def test_a_single_input_gets_a_second_chance() -> None:
             raise MemoryError
         return [Score(1.0)]
 
-    assert run_isolated(fails_once, inputs(1)) == [Score(1.0)]
+    assert isolated(fails_once, inputs(1)) == [Score(1.0)]
 
 
 def test_a_nan_that_spreads_to_its_neighbours_is_blamed_on_its_source_only() -> None:
@@ -88,7 +96,7 @@ def test_a_nan_that_spreads_to_its_neighbours_is_blamed_on_its_source_only() -> 
         ill = any(one.token_ids == [2] for one in batch)
         return [Score(NAN if ill else float(one.token_ids[0])) for one in batch]
 
-    assert run_isolated(spreads, inputs(4)) == [Score(0.0), Score(1.0), Failure.NON_FINITE, Score(3.0)]
+    assert isolated(spreads, inputs(4)) == [Score(0.0), Score(1.0), Failure.NON_FINITE, Score(3.0)]
 
 
 def test_an_input_that_gave_a_nan_in_company_may_fail_otherwise_alone() -> None:
@@ -97,22 +105,23 @@ def test_an_input_that_gave_a_nan_in_company_may_fail_otherwise_alone() -> None:
             raise MemoryError
         return [Score(1.0), Score(NAN)]
 
-    assert run_isolated(moody, inputs(2)) == [Score(1.0), Failure.OUT_OF_MEMORY]
+    assert isolated(moody, inputs(2)) == [Score(1.0), Failure.OUT_OF_MEMORY]
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), NAN])
 def test_an_attribute_that_is_not_finite_fails_its_input(value: float) -> None:
-    assert run_isolated(lambda _: [Score(1.0, {"honest": value})], inputs(1)) == [Failure.NON_FINITE]
+    assert isolated(lambda _: [Score(1.0, {"honest": value})], inputs(1)) == [Failure.NON_FINITE]
 
 
 def test_a_wrong_number_of_scores_is_never_matched_to_inputs() -> None:
-    outcomes = run_isolated(lambda batch: [Score(1.0)] * (len(batch) - 1), inputs(3))
+    outcomes = isolated(lambda batch: [Score(1.0)] * (len(batch) - 1), inputs(3))
     assert outcomes == [Failure.FAULT] * 3
 
 
-def test_a_lost_device_is_nobodys_fault() -> None:
+@pytest.mark.parametrize("at_launch", [True, False])
+def test_a_lost_device_is_nobodys_fault(at_launch: bool) -> None:
     def lost(_: Sequence[Rendered]) -> list[Score]:
         raise DeviceLost
 
     with pytest.raises(DeviceLost):
-        run_isolated(lost, inputs(3))
+        isolated(lost, inputs(3), at_launch=at_launch)

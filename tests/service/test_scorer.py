@@ -16,7 +16,6 @@ from reward_model.checkpoint import Checkpoint, load
 from reward_model.errors import TooLong
 from reward_model.records import Conversation, Message, Text
 from reward_model.rendering import Rendered
-from reward_model.scores import Score
 from service.scorer import DeviceLost, ModelScorer, Scorer
 
 PROMPT = (Message("user", "Is 57 prime?"),)
@@ -27,16 +26,24 @@ def checkpoint(checkpoint_of: Callable[[str], Path]) -> Checkpoint:
     return load(checkpoint_of("llama"), device="cpu", dtype="float32")
 
 
-def failing(checkpoint: Checkpoint, raise_error: Callable[[], None]) -> ModelScorer:
+#: Where a model's error shows: a device that works by itself tells of it after the launch.
+WHERE = pytest.mark.parametrize("at_launch", [True, False], ids=["at_launch", "at_the_result"])
+
+
+def failing(checkpoint: Checkpoint, raise_error: Callable[[], None], *, at_launch: bool) -> ModelScorer:
     """A scorer of a model that describes itself as `checkpoint`'s does, and whose runs fail."""
+
+    class Failed:
+        done = result = staticmethod(raise_error)
 
     class Failing:
         def __getattr__(self, name: str) -> Any:
             return getattr(checkpoint.model, name)
 
-        def score(self, _: Sequence[Rendered]) -> list[Score]:
-            raise_error()
-            return []
+        def launch(self, _: Sequence[Rendered]) -> Failed:
+            if at_launch:
+                raise_error()
+            return Failed()
 
     return ModelScorer(
         Checkpoint(
@@ -55,6 +62,17 @@ def test_it_scores_as_the_model_does(checkpoint: Checkpoint) -> None:
     rendered = scorer.render_group(PROMPT, ["No, it is 3 * 19.", "Yes."], truncate=False)
     assert scorer.run(rendered) == checkpoint.model.score(rendered)
     assert rendered[1] == scorer.render(Conversation(PROMPT, "Yes."), truncate=False)
+    launched = scorer.launch(rendered)
+    assert launched.done()
+    assert launched.result() == scorer.run(rendered)
+
+
+def test_it_fills_batches_as_its_model_says(checkpoint: Checkpoint) -> None:
+    scorer: Scorer = ModelScorer(checkpoint)
+    meter = scorer.meter()
+    long = Rendered(None, [7] * 40)
+    assert scorer.batch_tokens == checkpoint.model.batch_tokens == 2048
+    assert [meter.add(long), meter.add(Rendered(None, [*long.token_ids, 8])), meter.add(long)] == [40, 1, 0]
 
 
 def test_it_cuts_only_when_told_to(checkpoint: Checkpoint) -> None:
@@ -99,6 +117,7 @@ def raising(error: Exception) -> Callable[[], None]:
     return fail
 
 
+@WHERE
 @pytest.mark.parametrize(
     "error",
     [
@@ -108,11 +127,12 @@ def raising(error: Exception) -> Callable[[], None]:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_memory_that_ran_out_is_told_as_that(checkpoint: Checkpoint, error: Exception) -> None:
+def test_memory_that_ran_out_is_told_as_that(checkpoint: Checkpoint, error: Exception, at_launch: bool) -> None:
     with pytest.raises(MemoryError):
-        failing(checkpoint, raising(error)).run([])
+        failing(checkpoint, raising(error), at_launch=at_launch).run([])
 
 
+@WHERE
 @pytest.mark.parametrize(
     "error",
     [
@@ -122,11 +142,12 @@ def test_memory_that_ran_out_is_told_as_that(checkpoint: Checkpoint, error: Exce
         RuntimeError("CUDA error: uncorrectable ECC error encountered"),
     ],
 )
-def test_a_device_that_is_lost_is_told_as_that(checkpoint: Checkpoint, error: Exception) -> None:
+def test_a_device_that_is_lost_is_told_as_that(checkpoint: Checkpoint, error: Exception, at_launch: bool) -> None:
     with pytest.raises(DeviceLost, match="CUDA error"):
-        failing(checkpoint, raising(error)).run([])
+        failing(checkpoint, raising(error), at_launch=at_launch).run([])
 
 
+@WHERE
 @pytest.mark.parametrize(
     "error",
     [
@@ -135,13 +156,22 @@ def test_a_device_that_is_lost_is_told_as_that(checkpoint: Checkpoint, error: Ex
         IndexError("index out of range in self"),
     ],
 )
-def test_any_other_error_stays_what_it_is(checkpoint: Checkpoint, error: Exception) -> None:
+def test_any_other_error_stays_what_it_is(checkpoint: Checkpoint, error: Exception, at_launch: bool) -> None:
     with pytest.raises(type(error)) as raised:
-        failing(checkpoint, raising(error)).run([])
+        failing(checkpoint, raising(error), at_launch=at_launch).run([])
     assert raised.value is error
 
 
-def test_an_error_about_memory_does_not_hold_on_to_it(checkpoint: Checkpoint) -> None:
+def test_a_device_that_cannot_say_whether_it_is_done_is_asked_for_the_result(checkpoint: Checkpoint) -> None:
+    error = RuntimeError("CUDA error: unspecified launch failure")
+    launched = failing(checkpoint, raising(error), at_launch=False).launch([])
+    assert launched.done()
+    with pytest.raises(DeviceLost):
+        launched.result()
+
+
+@WHERE
+def test_an_error_about_memory_does_not_hold_on_to_it(checkpoint: Checkpoint, at_launch: bool) -> None:
     held: list[weakref.ref[torch.Tensor]] = []
 
     def run_out_of_memory() -> None:
@@ -151,7 +181,7 @@ def test_an_error_about_memory_does_not_hold_on_to_it(checkpoint: Checkpoint) ->
         raise torch.OutOfMemoryError(msg)
 
     with pytest.raises(MemoryError) as raised:
-        failing(checkpoint, run_out_of_memory).run([])
+        failing(checkpoint, run_out_of_memory, at_launch=at_launch).run([])
     gc.collect()
     assert held[0]() is None
     assert raised.value.__context__ is None

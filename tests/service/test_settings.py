@@ -25,7 +25,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "auto",
         "auto",
     )
-    assert (settings.max_batch_tokens, settings.max_queue_tokens) == (8192, 262144)
+    assert (settings.max_batch_tokens, settings.max_queue_tokens) == (None, 262144)
     assert (settings.max_body_bytes, settings.max_inputs) == (32 * 1024 * 1024, 4096)
     assert (settings.timeout_seconds, settings.drain_seconds, settings.log_level) == (60.0, 10.0, "info")
 

@@ -137,6 +137,23 @@ def test_capacity_is_kept_by_sleeping() -> None:
     assert time.perf_counter() - started >= 0.05
 
 
+def test_identical_inputs_of_a_batch_cost_nothing_more() -> None:
+    scorer = StubScorer(tokens_per_second=100)
+    started = time.perf_counter()
+    scores = scorer.run([Rendered(None, [1] * 5)] * 100)
+    assert 0.05 <= time.perf_counter() - started < 2
+    assert [one.reused_tokens for one in scores] == [0, *[5] * 99]
+
+
+@pytest.mark.parametrize(("shares", "reused"), [(True, 20), (False, 0)])
+def test_prefixes_are_shared_on_demand(shares: bool, reused: int) -> None:
+    inputs = [Rendered(None, [*range(20), last]) for last in (50, 60)]
+    scorer = StubScorer(shares_prefixes=shares)
+    meter = scorer.meter()
+    assert [one.reused_tokens for one in scorer.run(inputs)] == [0, reused]
+    assert [meter.add(one) for one in inputs] == [21, 21 - reused]
+
+
 def test_attributes_average_to_the_reward() -> None:
     scorer = StubScorer(attributes=("helpful", "honest"))
     score = scorer.run([scorer.render(Text("hello"))])[0]

@@ -36,5 +36,14 @@ def test_each_pair_keeps_its_own_rewards(loaded: checkpoint.Checkpoint, batch_to
         assert [chosen, rejected] == pytest.approx(alone, abs=1e-5)
 
 
+def test_the_budget_is_the_models_own_where_none_is_given(loaded: checkpoint.Checkpoint) -> None:
+    rendered = pairs(loaded) * 20
+    done: list[int] = []
+    score_pairs(loaded.model, rendered, done=done.append)
+    lengths = sorted((len(one.token_ids) for pair in rendered for one in (pair.chosen, pair.rejected)), reverse=True)
+    assert len(done) > 1
+    assert done[0] == loaded.model.batch_tokens // lengths[0]
+
+
 def test_no_pairs_have_no_rewards(loaded: checkpoint.Checkpoint) -> None:
     assert score_pairs(loaded.model, []) == []

@@ -1,0 +1,76 @@
+"""A launched batch: its scores are those of `score`, and it says how many tokens were not computed again."""
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reward_model.model import RewardModel
+from reward_model.pending import PendingScores
+from reward_model.precision import choose_precision
+from reward_model.prefixes import shared_runs
+from reward_model.rendering import Rendered
+from reward_model.scores import Score
+
+PROMPT = [5 + i % 60 for i in range(40)]
+
+
+def model_of(architecture: str, *, deterministic: bool = False) -> RewardModel:
+    network = tiny.tiny_model(architecture, tiny.tiny_tokenizer("encoder" if architecture == "bert" else "decoder"))
+    return RewardModel(network, choose_precision("cpu", "float32"), deterministic=deterministic).eval()
+
+
+CAUSAL = model_of("llama")
+
+
+def test_on_a_cpu_a_launch_has_computed() -> None:
+    inputs = [Rendered(None, [7, 8, 9]), Rendered(None, [7, 8])]
+    launched = CAUSAL.launch(inputs)
+    assert launched.done()
+    assert launched.result() == launched.result() == CAUSAL.score(inputs)
+
+
+def test_a_shared_prefix_counts_for_the_first_that_has_it_however_long() -> None:
+    inputs = [Rendered(None, [*PROMPT, *[70 + i] * size]) for i, size in enumerate([9, 2, 5])]
+    repeated = Rendered(None, inputs[1].token_ids)
+    scores = CAUSAL.score([Rendered(None, [99, 98]), *inputs, repeated])
+    assert [score.reused_tokens for score in scores] == [0, 0, 40, 40, 42]
+    alone = [CAUSAL.score([one])[0].value for one in inputs]
+    assert [score.value for score in scores[1:4]] == pytest.approx(alone, abs=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=8))
+def test_what_is_not_reused_is_what_was_computed(parts: list[list[int]]) -> None:
+    inputs = [Rendered(None, [token for part in one for token in [10 + part] * 9]) for one in parts]
+    scores = CAUSAL.score(inputs)
+    own = sum(len(one.token_ids) - score.reused_tokens for one, score in zip(inputs, scores, strict=True))
+    distinct = [list(ids) for ids in dict.fromkeys(tuple(one.token_ids) for one in inputs)]
+    assert own == sum(run.stop - run.start for run in shared_runs(distinct).runs)
+    assert scores[0].reused_tokens == 0
+
+
+@pytest.mark.parametrize(("architecture", "deterministic"), [("llama", True), ("bert", False)])
+def test_where_no_prefix_is_shared_only_repeats_are_reused(architecture: str, deterministic: bool) -> None:
+    model = model_of(architecture, deterministic=deterministic)
+    inputs = [Rendered(None, [*PROMPT, 70]), Rendered(None, [*PROMPT, 71]), Rendered(None, [*PROMPT, 70])]
+    meter = model.meter()
+    assert [score.reused_tokens for score in model.score(inputs)] == [0, 0, 41]
+    assert [meter.add(one) for one in inputs] == [41, 41, 0]
+
+
+def test_the_meter_of_a_causal_model_knows_shared_prefixes() -> None:
+    meter = CAUSAL.meter()
+    assert [meter.add(Rendered(None, [*PROMPT, last])) for last in (70, 71, 70)] == [41, 1, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_launch_returns_before_the_device_is_done() -> None:
+    busy = torch.zeros(1, device="cuda")
+    torch.cuda._sleep(2_000_000_000)
+    pending = PendingScores(busy, lambda values: [Score(float(values[0]))])
+    assert not pending.done()
+    assert pending.result() == [Score(0.0)]
+    assert pending.done()
