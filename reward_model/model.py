@@ -1,9 +1,8 @@
 """Backbone plus head: a packed batch in, one score per sequence out. The only forward pass there is.
 
 `training` calls `forward` (with gradients), `training.evaluate` calls `score`, the service `launch`: same code, same
-number.
-The backbone is transformers' own; so is the head, which gets the pooled states as sequences of one token. Knows nothing
-of text, templates or files.
+number. The backbone is transformers' own; so is the head, which gets the pooled states as sequences of one token. Knows
+nothing of text, templates or files.
 """
 
 from collections.abc import Sequence

@@ -127,16 +127,21 @@ def test_a_fault_in_one_of_two_batches_in_flight_hurts_nobody_else(
     asyncio.run(scenario())
 
 
-def test_a_batch_in_flight_does_not_wait_until_the_guilty_input_of_the_one_before_is_found() -> None:
+def test_a_batch_in_flight_is_answered_before_the_one_in_front_of_it_is_searched_for_the_guilty() -> None:
     async def scenario() -> None:
         model = Model(open_at_once=False)
         async with Service(model, batch=8, asynchronous=True) as service:
-            bad, good = request(1, 2, 3, 4, POISON, 6, 7, 8), request(*range(11, 19))
-            both = asyncio.create_task(service.batcher.submit([*bad, *good]))
-            await reach(model.busy.is_set)
+            bad, good = request(POISON, tokens=8), request(1, tokens=8)
+            tasks = await service.behind(model, service.batcher.submit(bad), service.batcher.submit(good))
+            for _ in range(3):
+                model.hold_next()
+                await reach(model.busy.is_set)
+            assert [ids[0][0] for ids in model.batches] == [999, POISON, 1, POISON]
+            async with asyncio.timeout(5):
+                assert (await tasks[2]).scores == service.right(good)
+            assert not tasks[1].done()
             model.gate.set()
-            assert isinstance(await outcome(both), CannotCompute)
-            assert [ids[0][0] for ids in model.batches][:3] == [1, 11, 1]
+            assert isinstance(await outcome(tasks[1]), CannotCompute)
 
     asyncio.run(scenario())
 
