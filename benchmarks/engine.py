@@ -5,6 +5,7 @@
 All candidates score the same conversations in turns, in one process, with the same number of threads:
 
 - `engine`: this project's model, batches of a token budget in the order of arrival;
+- `deterministic`: the same, scores bitwise the same in any batch;
 - `sorted`: transformers, SDPA attention, batches of similar length, padded; in the engine's dtype and in fp32;
 - `padded`: the same in the order of arrival;
 - `alone`: transformers, one unpadded conversation at a time.
@@ -64,12 +65,14 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     precision = choose_precision("cpu", flags.dtype)
     engine = RewardModel(shapes.build(name), precision).freeze()
     dtypes = dict.fromkeys((precision.dtype, torch.float32))
-    plains = {str(dtype).removeprefix("torch."): _plain(name, dtype) for dtype in dtypes}
+    plains = {str(dtype).removeprefix("torch."): plain_model(name, dtype) for dtype in dtypes}
     plain = plains[precision.dtype_name]
     by_length = sorted(sequences, key=len)
     candidates: dict[str, Callable[[], object]] = {
         f"engine {budget}": partial(run_engine, engine, sequences, budget) for budget in flags.batch_tokens
     }
+    still = RewardModel(shapes.build(name), precision, deterministic=True).freeze()
+    candidates["deterministic"] = partial(run_engine, still, sequences, flags.batch_tokens[0])
     for dtype, model in plains.items():
         candidates[f"sorted {dtype}"] = partial(run_padded, model, by_length, flags.batch_size)
         candidates[f"padded {dtype}"] = partial(run_padded, model, sequences, flags.batch_size)
@@ -91,7 +94,7 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     for candidate in candidates:
         one = sample[candidate]
         share = useful / one.median / peak
-        of_computed = computed / one.median / peak if candidate.startswith("engine") else share
+        of_computed = computed / one.median / peak if candidate.startswith(("engine", "deterministic")) else share
         rate = f"{len(lengths) / one.median:.1f} ({len(lengths) / one.high:.1f} to {len(lengths) / one.low:.1f})"
         ratio = ratio_of(one, first)
         print(
@@ -106,7 +109,7 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     return table
 
 
-def _plain(name: str, dtype: torch.dtype) -> PreTrainedModel:
+def plain_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """As transformers runs it."""
     model = shapes.build(name)
     nn.Module.to(model, dtype)

@@ -71,7 +71,7 @@ def test_it_fills_batches_as_its_model_says(checkpoint: Checkpoint) -> None:
     scorer: Scorer = ModelScorer(checkpoint)
     meter = scorer.meter()
     long = Rendered(None, [7] * 40)
-    assert scorer.batch_tokens == checkpoint.model.batch_tokens == 2048
+    assert scorer.batch_tokens == checkpoint.model.batch_tokens == 4096
     assert [meter.add(long), meter.add(Rendered(None, [*long.token_ids, 8])), meter.add(long)] == [40, 1, 0]
 
 
