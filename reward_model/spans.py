@@ -77,7 +77,7 @@ class Layout:
         spans: every query is in one of them, in the order of rows.
         states: keys and values, each [1, heads, T, head_size], where they are not those of the queries' own row.
         read: the layout of only those queries whose last hidden state somebody reads; None where all are needed.
-        rows: [n] int64, the rows that `read` is about, or that the queries stand for.
+        rows: [n] int64, the rows that `read` is about, or that the queries stand for; all different.
     """
 
     spans: tuple[Span, ...]
@@ -98,8 +98,10 @@ class Layout:
         if rows is None:
             return cls(spans)
         ends = [spans[run] for run in batch.ends.tolist()]
-        read = tuple(_reading(i, row, end) for i, (row, end) in enumerate(zip(rows, ends, strict=True)))
-        return cls(spans, read=cls(read), rows=to_device(torch.tensor(rows), batch.input_ids.device))
+        # Each row once: were one written back twice, each copy would get the gradients of both.
+        wanted = dict(zip(rows, ends, strict=True))
+        read = tuple(_reading(i, row, end) for i, (row, end) in enumerate(wanted.items()))
+        return cls(spans, read=cls(read), rows=to_device(torch.tensor(list(wanted)), batch.input_ids.device))
 
     @property
     def aligned(self) -> bool:
