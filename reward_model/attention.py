@@ -95,7 +95,8 @@ def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor
             pieces += [by_matmul(query, states, layout, one, rule) for one in spans]
         else:
             pieces.append(by_sdpa(query, states, layout, span, rule, count))
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    # Some models view the heads of a token as one vector, as transformers' own attention allows.
+    return pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _by_matmul(query: Tensor, span: Span) -> bool:
