@@ -1,6 +1,6 @@
 """How the backbone is run over a packed batch: packed where the architecture allows, else padded by length.
 
-Chosen once, at load, with the reason. Both ways take a packed batch and give a packed row of hidden states, so nobody
+`architectures` chooses. Both ways take a packed batch and give a packed row of hidden states, so nobody
 else knows which one it is.
 """
 
@@ -15,14 +15,15 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from reward_model import readout
-from reward_model.attention import PACKED
 from reward_model.errors import CheckpointRefused
 from reward_model.packing import PackedBatch, pack
 from reward_model.pooling import segment_of_token
 from reward_model.spans import Layout
 
 #: Their position ids start after the padding id and skip padding tokens (fairseq's rule).
-_POSITIONS_AFTER_PAD = frozenset({"camembert", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"})
+_POSITIONS_AFTER_PAD = frozenset(
+    {"camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
+)
 #: A padded group may hold sequences down to this share of its longest.
 _SIMILAR = 0.8
 
@@ -49,29 +50,6 @@ class Backbone(Protocol):
     def padding(self, lengths: Sequence[int]) -> int:
         """How many tokens beside the real ones a batch of such sequences computes."""
         ...
-
-
-def choose_backbone(model: PreTrainedModel) -> Backbone:
-    """Packed wherever transformers lets the attention be replaced."""
-    rope = _rope_types(model)
-    if "dynamic" in rope:
-        msg = "dynamic RoPE makes a score depend on what was scored before it: set another rope_type in config.json"
-        raise CheckpointRefused(msg)
-    if model._supports_attention_backend and "longrope" not in rope:  # noqa: SLF001 - it has no public name
-        model.set_attn_implementation(PACKED)
-        return PackedBackbone(model)
-    model.set_attn_implementation("eager")
-    if "longrope" in rope:
-        reason = "longrope picks its frequencies by the longest sequence of a batch, so each is computed alone"
-        return PaddedBackbone(model, reason=reason, similar=1.0)
-    return PaddedBackbone(model)
-
-
-def _rope_types(model: PreTrainedModel) -> set[str]:
-    """The kinds of rotary embedding in the config, which may have one for each type of layer."""
-    parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    each = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
-    return {str(one["rope_type"]) for one in each if "rope_type" in one}
 
 
 def usable_positions(model: PreTrainedModel) -> int:

@@ -16,7 +16,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from reward_model.allocator import keep_freed_memory
-from reward_model.backbone import Backbone, choose_backbone, shell
+from reward_model.architectures import choose_backbone
+from reward_model.backbone import Backbone, shell
+from reward_model.errors import CheckpointRefused
 from reward_model.linear import pack_linears
 from reward_model.meter import Identity, Meter, RepeatMeter, SharingMeter, identity
 from reward_model.packing import PackedBatch, pack_runs, to_device
@@ -26,6 +28,7 @@ from reward_model.precision import Precision
 from reward_model.prefixes import separate_runs, shared_runs
 from reward_model.rendering import Rendered
 from reward_model.scores import Scalarisation, Score
+from reward_model.trial import Trial
 
 #: Tokens of a batch unless told otherwise: on a CPU, which few tokens keep busy, and on everything else.
 CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 16_384
@@ -41,7 +44,7 @@ class RewardModel(nn.Module):
         deterministic: each sequence is computed alone, so that its score is bitwise the same in any batch.
 
     Raises:
-        CheckpointRefused: how the model pools is not known.
+        CheckpointRefused: how the model pools is not known, or its scores are not those of transformers.
     """
 
     def __init__(
@@ -59,7 +62,14 @@ class RewardModel(nn.Module):
         self.deterministic = deterministic
         self.pooling = pooling_of(model.config, has_score_head=hasattr(model, "score"))
         self._convert()
-        self.backbone: Backbone = choose_backbone(model)
+        trial = Trial(model)
+        self.backbone: Backbone = choose_backbone(model, trial)
+        if problem := trial.of_scores(lambda batch: self(**batch.tensors())):
+            msg = (
+                f"the head of {type(model).__name__} is not read as transformers reads it: its scores are {problem};"
+                " take another architecture"
+            )
+            raise CheckpointRefused(msg)
 
     def freeze(self) -> Self:
         """Only scores from now on, as fast as the device can: no gradients, no dropout, no way back.

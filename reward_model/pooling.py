@@ -20,7 +20,8 @@ Pooling = Literal["cls", "mean", "last_non_pad", "last"]
 #: Encoders whose sequence-classification class reads the first token.
 _CLS_ENCODERS = frozenset(
     {
-        "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "roberta",
+        "albert", "bert", "camembert", "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
+        "gte", "jina_embeddings_v3", "megatron-bert", "mobilebert", "mpnet", "nomic_bert", "rembert", "roberta",
         "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
     }
 )  # fmt: skip
@@ -36,6 +37,12 @@ def pooling_of(config: PreTrainedConfig, *, has_score_head: bool) -> Pooling:
     Raises:
         CheckpointRefused: the class pools in a way that is not known here.
     """
+    if getattr(config, "is_encoder_decoder", False):
+        msg = (
+            f"{config.model_type!r} models judge a sequence by a decoder that reads it a second time, which is not"
+            " computed here: take a model that is an encoder or a decoder alone"
+        )
+        raise CheckpointRefused(msg)
     if has_score_head:
         return "last" if config.get_text_config().pad_token_id is None else "last_non_pad"
     if config.model_type == "modernbert" and config.classifier_pooling in ("cls", "mean"):

@@ -185,8 +185,8 @@ def test_pooling_other_than_the_trained_one_is_refused(directory: Path) -> None:
 
 
 def test_an_architecture_with_unknown_pooling_is_refused(tmp_path: Path) -> None:
-    base = tiny.tiny_base(tmp_path / "fnet", "mobilebert")
-    with pytest.raises(CheckpointRefused, match="how 'mobilebert' models pool"):
+    base = tiny.tiny_base(tmp_path / "fnet", "fnet")
+    with pytest.raises(CheckpointRefused, match="how 'fnet' models pool"):
         load(base)
 
 
