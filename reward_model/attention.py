@@ -86,7 +86,7 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
 
 def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
     """[T, heads, head_size of the values]."""
-    if varlen_can(query, layout, rule):
+    if varlen_can(query, states, layout, rule):
         return by_varlen(query, states, layout, rule)
     pieces = []
     for span, count in layout.groups():

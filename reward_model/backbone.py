@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from reward_model import readout
 from reward_model.errors import CheckpointRefused
-from reward_model.packing import PackedBatch, pack
+from reward_model.packing import PackedBatch, pack, to_device
 from reward_model.pooling import segment_of_token
 from reward_model.spans import Layout
 
@@ -113,10 +113,13 @@ class PackedBackbone:
         config = self.model.config
         if config.model_type not in _POSITIONS_AFTER_PAD:
             return batch.position_ids
-        bounds = batch.cu_seqlens.to(batch.input_ids.device, torch.int64)
+        starts, segments = (
+            to_device(one, batch.input_ids.device)
+            for one in (batch.cu_seqlens[:-1].long(), segment_of_token(batch.cu_seqlens))
+        )
         real = (batch.input_ids != config.pad_token_id).long()
         counted = real.cumsum(0)
-        before = (counted - real)[bounds[:-1]][segment_of_token(bounds)]
+        before = (counted - real)[starts][segments]
         positions: Tensor = (counted - before) * real + config.pad_token_id
         return positions
 

@@ -171,14 +171,15 @@ def _gathered(tensor: Tensor, span: Span) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
 
-def varlen_can(query: Tensor, layout: Layout, rule: Rule) -> bool:
+def varlen_can(query: Tensor, states: States, layout: Layout, rule: Rule) -> bool:
     """Whether `by_varlen` computes this: FlashAttention's dtypes and head sizes, no soft cap, no dropout.
 
     It takes the queries for the last positions of their keys, which must hold unless all see everything.
     """
     if not query.is_cuda or query.dtype not in {torch.bfloat16, torch.float16}:
         return False
-    if query.shape[-1] % 8 or query.shape[-1] > 256 or rule.softcap is not None or rule.dropout:
+    size = query.shape[-1]
+    if size % 8 or size > 256 or states.value.shape[-1] != size or rule.softcap is not None or rule.dropout:
         return False
     return layout.aligned or (not rule.causal and rule.window is None)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from reward_model.errors import CheckpointRefused
-from reward_model.packing import PackedBatch
+from reward_model.packing import PackedBatch, to_device
 
 #: `last_non_pad` is transformers' rule for decoders: the rightmost token whose id is not config.pad_token_id.
 Pooling = Literal["cls", "mean", "last_non_pad", "last"]
@@ -93,10 +93,12 @@ def mean(hidden: Tensor, batch: PackedBatch) -> Tensor:
     Returns:
         [n, d] in fp32.
     """
-    bounds = batch.cu_seqlens.to(hidden.device, torch.int64)
-    totals = hidden.new_zeros((len(bounds) - 1, hidden.shape[1]), dtype=torch.float32)
-    means = totals.index_add(0, segment_of_token(bounds), hidden.float()) / bounds.diff().unsqueeze(1)
-    return means[batch.ends.to(hidden.device)]
+    lengths = batch.cu_seqlens.diff()
+    segments, counts, ends = (
+        to_device(one, hidden.device) for one in (segment_of_token(batch.cu_seqlens), lengths.unsqueeze(1), batch.ends)
+    )
+    totals = hidden.new_zeros((len(lengths), hidden.shape[1]), dtype=torch.float32)
+    return (totals.index_add(0, segments, hidden.float()) / counts)[ends]
 
 
 def segment_of_token(cu_seqlens: Tensor) -> Tensor:

@@ -42,19 +42,21 @@ def install(model: PreTrainedModel, probe: Probe) -> bool:
     layer = _last_layer(model)
     if layer is None:
         return False
+    if _before in layer._forward_pre_hooks.values():  # noqa: SLF001 - it has no public name
+        return True
     hooks = [
         layer.register_forward_pre_hook(_before, with_kwargs=True),
         layer.register_forward_hook(_after, with_kwargs=True),
     ]
-    training = model.training
+    training, works = model.training, False
     nn.Module.eval(model)
     try:
         works = _same(probe)
     finally:
         model.train(training)
-    if not works:
-        for hook in hooks:
-            hook.remove()
+        if not works:
+            for hook in hooks:
+                hook.remove()
     return works
 
 

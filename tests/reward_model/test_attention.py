@@ -150,6 +150,7 @@ def test_the_kernel_for_gpus_agrees_with_the_one_for_cpus(kind: str, key_heads: 
     expected, _ = packed_attention(module, query, key, value, None, layout=Layout.of(batch), sliding_window=window)
     there = [tensor.to("cuda", torch.bfloat16) for tensor in (query, key, value)]
     layout = Layout.of(batch.to(torch.device("cuda")))
-    assert kernels.varlen_can(there[0][0], layout, kernels.Rule(1.0, causal=module.is_causal, window=window))
+    states = kernels.States(there[1][0], there[2][0])
+    assert kernels.varlen_can(there[0][0], states, layout, kernels.Rule(1.0, causal=module.is_causal, window=window))
     output, _ = packed_attention(module, *there, None, layout=layout, sliding_window=window)
     torch.testing.assert_close(output.float().cpu(), expected, rtol=0.05, atol=0.05)

@@ -1,6 +1,7 @@
 """The last layer, computed only where it is read, says the same as when it is computed everywhere."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import tiny
@@ -12,6 +13,7 @@ from reward_model.model import RewardModel
 from reward_model.packing import pack
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered
+from reward_model.spans import Layout
 
 READS = "the last layer is computed only where it is read"
 PROMPT = [5 + i % 9 for i in range(20)]
@@ -61,20 +63,21 @@ def test_recomputing_activations_gives_the_same_gradients(architecture: str) -> 
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-def mixing(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A layer whose tokens see their neighbours beside attention, too."""
+def read_only(kwargs: dict[str, Any]) -> bool:
+    layout = kwargs.get("layout")
+    return isinstance(layout, Layout) and layout.states is not None
 
-    def forward_and_mix(hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
-        return forward(hidden, *args, **kwargs) + hidden.roll(1, dims=1)
 
-    return forward_and_mix
+def wrong(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A layer that is another one for a few tokens than for all."""
+    return lambda hidden, *args, **kwargs: forward(hidden, *args, **kwargs) + read_only(kwargs)
 
 
 def refusing(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A layer that cannot be run for a few tokens."""
 
     def forward_or_raise(hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
-        if hidden.shape[1] < 8:
+        if read_only(kwargs):
             msg = "fewer tokens than a layer of this shape takes"
             raise RuntimeError(msg)
         return forward(hidden, *args, **kwargs)
@@ -82,13 +85,23 @@ def refusing(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return forward_or_raise
 
 
-@pytest.mark.parametrize("change", [mixing, refusing])
+@pytest.mark.parametrize("change", [wrong, refusing])
 def test_a_layer_that_cannot_be_run_so_is_run_as_a_whole(change: Callable[..., Callable[..., Tensor]]) -> None:
     network = tiny.tiny_model("llama", tiny.tiny_tokenizer("decoder"))
     last = network.model.layers[-1]
     last.forward = change(last.forward)
     model = RewardModel(network, choose_precision("cpu", "float32")).eval()
+    assert model.backbone.path == "packed"
     assert READS not in model.backbone.reason
     assert not last._forward_hooks
     assert not last._forward_pre_hooks
     assert model.score([Rendered(None, [5, 6, 7] * 4)])
+
+
+def test_a_second_model_around_the_same_network_reads_only_too() -> None:
+    network = tiny.tiny_model("llama", tiny.tiny_tokenizer("decoder"))
+    first, second = (RewardModel(network, choose_precision("cpu", "float32")).eval() for _ in range(2))
+    assert READS in second.backbone.reason
+    inputs = [Rendered(None, ids) for ids in SEQUENCES]
+    assert second.score(inputs) == first.score(inputs)
+    assert len(network.model.layers[-1]._forward_pre_hooks) == 1
