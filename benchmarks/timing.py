@@ -41,7 +41,7 @@ def alternate(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dic
     for measure in candidates.values():
         measure()
     for turn in range(rounds):
-        names = list(candidates) if turn % 2 == 0 else list(candidates)[::-1]
+        names = list(candidates) if turn % 2 == 0 else list(reversed(candidates))
         for name in names:
             measured[name].append(candidates[name]())
     return {name: Sample(tuple(values)) for name, values in measured.items()}
