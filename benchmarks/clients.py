@@ -62,13 +62,15 @@ async def closed_loop(port: int, requests: Sequence[bytes], *, connections: int,
         for _ in range(connections)
     ]
     started = time.perf_counter()
-    for _, connection in opened:
-        connection.send_next()
-    await asyncio.gather(*(connection.done for _, connection in opened))
-    seconds = time.perf_counter() - started
-    for transport, _ in opened:
-        transport.close()
-    return Load(seconds, tuple(latencies))
+    try:
+        for _, connection in opened:
+            connection.send_next()
+        await asyncio.gather(*(connection.done for _, connection in opened))
+        return Load(time.perf_counter() - started, tuple(latencies))
+    finally:
+        for transport, connection in opened:
+            connection.done.cancel()
+            transport.close()
 
 
 class _Connection(asyncio.Protocol):
@@ -80,7 +82,7 @@ class _Connection(asyncio.Protocol):
         self._sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without inheriting from it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without inheriting from it
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():

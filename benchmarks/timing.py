@@ -41,7 +41,7 @@ def alternate(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dic
     for measure in candidates.values():
         measure()
     for turn in range(rounds):
-        names = list(candidates) if turn % 2 == 0 else list(reversed(candidates))
-        for name in names:
+        names = list(candidates)
+        for name in names if turn % 2 == 0 else reversed(names):
             measured[name].append(candidates[name]())
     return {name: Sample(tuple(values)) for name, values in measured.items()}

@@ -13,7 +13,7 @@ from reward_model import checkpoint
 from service import logs
 from service.app import create_app
 from service.scorer import ModelScorer, Scorer
-from service.server import FAILED, Server
+from service.server import FAILED, Server, settled
 from service.settings import USAGE_ERROR, Settings
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     settings = Settings.load(argv)
     logs.configure(settings.log_level)
     try:
-        app = create_app(settings, lambda: load(settings))
+        app = create_app(settings, settled(lambda: load(settings)))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"service: RM_API_KEY_FILE: {error}\n")
         return USAGE_ERROR

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
@@ -49,9 +49,12 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = trace.request_id
-                headers["Server-Timing"] = trace.server_timing()
+                # Appended, not set: nobody inside sends these two, and setting one looks through all the others.
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", trace.request_id.encode("ascii")),
+                    (b"server-timing", trace.server_timing().encode("ascii")),
+                ]
             await send(message)
 
         try:

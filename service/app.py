@@ -16,6 +16,7 @@ from reward_model import __version__
 from service import health, openapi, pages, problems, routes
 from service.access import Access
 from service.auth import ApiKeys, Authentication
+from service.dispatch import Dispatch
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.scorer import Scorer
@@ -50,11 +51,12 @@ def create_app(
         yield
         await runtime.stop()
 
-    # From the outside in: whatever fails, an id and a log line; then, as a problem; then, who asks.
+    # From the outside in: whatever fails, an id and a log line; then, as a problem; then, who asks; then, the work.
     layers = [
         Middleware(Access, metrics, [path for router in routers for path in _paths(router)]),
         Middleware(problems.Problems, metrics),
         Middleware(Authentication, keys),
+        Middleware(Dispatch, routes.router.routes),
     ]
     app = FastAPI(
         middleware=layers,

@@ -10,6 +10,9 @@ import sys
 import time
 from typing import Any
 
+#: Made once: json.dumps with a default makes an encoder for each line.
+_encode = json.JSONEncoder(default=str).encode
+
 
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON: time (UTC), level, logger, message and the record's own fields."""
@@ -26,7 +29,7 @@ class JsonFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _encode(line)
 
 
 def configure(level: str) -> None:

@@ -102,11 +102,13 @@ class Metrics:
         )
 
     def _start_at_zero(self) -> None:
-        """A series that only appears with its first event hides that event from `rate()`."""
-        for stage in STAGES:
-            self._stage.labels(stage)
-        for kind in TOKEN_KINDS:
-            self._tokens.labels(kind)
+        """A series that only appears with its first event hides that event from `rate()`.
+
+        The series of every request are kept, as finding one takes longer than counting.
+        """
+        self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
+        self._tokens_of = {kind: self._tokens.labels(kind) for kind in TOKEN_KINDS}
+        self._requests: dict[tuple[str, int], Histogram] = {}
         for failure in FAILURES:
             self._failures.labels(failure)
         for name in rejection_types():
@@ -122,7 +124,10 @@ class Metrics:
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         """A request was answered. `route` is a route's template, never a path that was sent."""
-        self._request.labels(route, str(status)).observe(seconds)
+        series = self._requests.get((route, status))
+        if series is None:
+            series = self._requests[route, status] = self._request.labels(route, str(status))
+        series.observe(seconds)
 
     def observe_rejected(self, error: Exception) -> None:
         """A request was answered with `error`; counted where that turned it away before it was computed."""
@@ -131,14 +136,14 @@ class Metrics:
 
     def observe_rendered(self, rendered: Sequence[Rendered], seconds: float) -> None:
         """Inputs of a request were tokenised."""
-        self._stage.labels("tokenize").observe(seconds)
+        self._stages["tokenize"].observe(seconds)
         self._truncated.inc(sum(one.truncated for one in rendered))
         self._special.inc(sum(one.special_in_content for one in rendered))
 
     def observe_admitted(self, inputs: int, tokens: int) -> None:
         """A request was let into the queue."""
         self._inputs.inc(inputs)
-        self._tokens.labels("input").inc(tokens)
+        self._tokens_of["input"].inc(tokens)
 
     def observe_queue(self, sequences: int, tokens: int) -> None:
         """The queue changed: this much waits now."""
@@ -149,13 +154,13 @@ class Metrics:
         """The model ran a batch of `tokens` real tokens, and `padding` that are not."""
         self._batch_sequences.observe(sequences)
         self._batch_tokens.observe(tokens)
-        self._tokens.labels("computed").inc(tokens)
-        self._tokens.labels("padding").inc(padding)
+        self._tokens_of["computed"].inc(tokens)
+        self._tokens_of["padding"].inc(padding)
 
     def observe_scored(self, scores: Sequence[float], queue_seconds: float, forward_seconds: float) -> None:
         """A request got its scores: raw rewards, all finite."""
-        self._stage.labels("queue").observe(queue_seconds)
-        self._stage.labels("forward").observe(forward_seconds)
+        self._stages["queue"].observe(queue_seconds)
+        self._stages["forward"].observe(forward_seconds)
         if self._reward is not None:
             self._reward.observe_scores(scores)
 

@@ -21,7 +21,7 @@ from service.health import READ
 from service.places import as_response
 from service.schemas import CompareRequest, RenderRequest, ScoreRequest
 from service.scorer import ModelInfo
-from service.session import session
+from service.session import Session
 
 MAX_PAIRWISE = 64
 
@@ -32,7 +32,7 @@ router = APIRouter(default_response_class=Response)
 @router.post("/score")
 async def score(request: Request) -> Response:
     """One score for each input."""
-    async with session(request) as work:
+    async with Session(request) as work:
         wire = await work.read(ScoreRequest)
         info = work.engine.scorer.info
         unit = _unit(info) if wire.normalize else (0.0, 1.0)
@@ -56,7 +56,7 @@ async def score(request: Request) -> Response:
 @router.post("/compare")
 async def compare(request: Request) -> Response:
     """The responses of each comparison against each other."""
-    async with session(request) as work:
+    async with Session(request) as work:
         wire = await work.read(CompareRequest)
         _check_pairwise(wire)
         groups = [(one.as_prompt(), one.responses) for one in wire.comparisons]
@@ -86,7 +86,7 @@ async def compare(request: Request) -> Response:
 @router.post("/render")
 async def render(request: Request) -> Response:
     """What exactly would be scored; nothing is."""
-    async with session(request) as work:
+    async with Session(request) as work:
         wire = await work.read(RenderRequest)
         rendered = await work.render([one.record() for one in wire.inputs], truncate=wire.truncate)
         info = work.engine.scorer.info

@@ -6,10 +6,10 @@ What all scoring routes share, native or foreign. Knows no route's shapes.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 from starlette.requests import Request
 
@@ -31,28 +31,8 @@ Item = TypeVar("Item")
 Group = tuple[Prompt, Sequence[str]]
 
 MAX_REQUEST_TOKENS = 2_000_000
-
-
-@asynccontextmanager
-async def session(request: Request) -> AsyncIterator["Session"]:
-    """Lets `request` in and bounds its work.
-
-    Raises:
-        Loading, Draining: it is not let in.
-        InvalidRequest: its deadline makes no sense.
-        DeadlineExceeded: its deadline has passed.
-        ClientGone: the client hung up.
-    """
-    runtime = request.app.state.runtime
-    assert isinstance(runtime, Runtime)
-    with runtime.lifecycle.request():
-        seconds = _timeout(request, runtime.settings.timeout_seconds)
-        work = Session(request, runtime, asyncio.get_running_loop().time() + seconds)
-        try:
-            async with work.bounded():
-                yield work
-        finally:
-            work.close()
+#: What is answered sooner is not watched for a hang-up: that would be a tenth of all that a small request costs.
+PATIENCE_SECONDS = 0.05
 
 
 def _timeout(request: Request, longest: float) -> float:
@@ -69,59 +49,79 @@ def _timeout(request: Request, longest: float) -> float:
 
 
 class Session:
-    """The work of one request; made by `session`.
+    """The work of one request: `async with Session(request) as work` lets it in and bounds it.
 
     Attributes:
         engine: what does it.
         trace: what is noted down about it.
+
+    Raises:
+        Loading, Draining: it is not let in.
+        InvalidRequest: its deadline makes no sense.
+        DeadlineExceeded: its deadline has passed.
+        ClientGone: the client hung up.
     """
 
-    def __init__(self, request: Request, runtime: Runtime, deadline: float) -> None:
+    def __init__(self, request: Request) -> None:
+        runtime = request.app.state.runtime
+        assert isinstance(runtime, Runtime)
         self.engine: Engine = runtime.engine()
         self.trace = Trace.of(request.scope)
         self._request = request
         self._runtime = runtime
-        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + _timeout(request, runtime.settings.timeout_seconds)
         self._held = 0
         self._watcher: asyncio.Task[None] | None = None
-        self._hung_up = False
+        self._ended: type[Exception] | None = None
         self._submitted = False
 
-    @asynccontextmanager
-    async def bounded(self) -> AsyncIterator[None]:
-        """Ends what is inside when the deadline passes or the client hangs up."""
+    async def __aenter__(self) -> Self:
+        """Lets the request in. From here on it ends when its deadline passes, from `read` on when the client hangs up.
+
+        Written out, not put together from asyncio.timeout and generators: each of them costs as much as validation.
+        """
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                yield
-        except TimeoutError:
-            if not self._submitted:
+        self._admission = self._runtime.lifecycle.request()
+        self._admission.__enter__()
+        self._timer = self._loop.call_at(self._deadline, self._end, DeadlineExceeded)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Lets go of what the request held."""
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._runtime.bodies.give_back(self._held)
+        self._admission.__exit__(None, None, None)
+        # Somebody else may have cancelled us as well, the server at its end: then that goes on.
+        if self._ended is not None and self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError):
+            if self._ended is DeadlineExceeded and not self._submitted:
                 self._runtime.metrics.observe_failure("deadline")  # after that, the batcher has counted it
-            raise DeadlineExceeded from None
-        except asyncio.CancelledError:
-            # Somebody else may have cancelled us as well, the server at its end: then that goes on.
-            if self._hung_up and task.uncancel() == 0:
-                raise body.ClientGone from None
-            raise
+            raise self._ended from None
+
+    def _end(self, why: type[Exception]) -> None:
+        """Ends what is inside, once: `__aexit__` raises `why`."""
+        if self._ended is None:
+            self._ended = why
+            self._task.cancel()
 
     def observe_margins(self, margins: Sequence[float]) -> None:
         """Counts what comparisons came to: best reward minus runner-up's, one for each."""
         self._runtime.metrics.observe_margins(margins)
-
-    def close(self) -> None:
-        """Lets go of what the request held."""
-        self._runtime.bodies.give_back(self._held)
-        if self._watcher is not None:
-            self._watcher.cancel()
 
     async def read(self, model: type[Model]) -> Model:
         """The request's body; from here on a hang-up ends the work."""
         settings = self._runtime.settings
         body.check_headers(self._request.headers, settings.max_body_bytes)
         raw = await body.read(self._request.receive, settings.max_body_bytes, self._take)
-        self._watcher = asyncio.create_task(self._watch())
+        self._timer.cancel()
+        patience = self._loop.time() + PATIENCE_SECONDS
+        self._timer = self._loop.call_at(min(patience, self._deadline), self._begin_to_watch)
         if len(raw) <= body.INLINE_BYTES:
             return body.parse(model, raw, settings.max_inputs)
         return await self._runtime.tokenizers.call(lambda: body.parse(model, raw, settings.max_inputs))
@@ -202,8 +202,11 @@ class Session:
         self._runtime.bodies.take(size)
         self._held += size
 
+    def _begin_to_watch(self) -> None:
+        self._timer = self._loop.call_at(self._deadline, self._end, DeadlineExceeded)
+        self._watcher = self._loop.create_task(self._watch())
+
     async def _watch(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
-        self._hung_up = True
-        self._task.cancel()
+        self._end(body.ClientGone)

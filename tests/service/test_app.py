@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,18 @@ class TextOnly(StubScorer):
     def render(self, record: Record, *, truncate: bool = False) -> Rendered:
         if isinstance(record, Conversation):
             raise NotRenderable
+        return super().render(record, truncate=truncate)
+
+
+SLOW = "slowly tokenised"
+
+
+class Slow(StubScorer):
+    """A stub that takes its time over one text."""
+
+    def render(self, record: Record, *, truncate: bool = False) -> Rendered:
+        if record == Text(SLOW):
+            time.sleep(1.0)
         return super().render(record, truncate=truncate)
 
 
@@ -313,6 +326,59 @@ async def test_a_hang_up_takes_the_work_out_of_the_queue_and_is_not_answered() -
         assert value("reward_cancelled_total") == 1
         assert value("reward_queue_sequences") == 0
         assert value("reward_request_duration_seconds_count", {"route": "/score", "status": "499"}) == 1
+
+
+async def test_a_hang_up_right_after_the_body_ends_the_work_as_well() -> None:
+    app = create_app(settings_with(), lambda: StubScorer(inputs_per_second=1))
+    body = json.dumps({"inputs": [{"text": "a"}] * 9}).encode()
+    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
+    incoming.put_nowait({"type": "http.disconnect"})
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with running(app):
+        await until_ready(app.state.runtime)
+        await asyncio.wait_for(app(scope_of("/score"), incoming.get, send), 1.0)
+        assert app.state.runtime.metrics.registry.get_sample_value("reward_cancelled_total") == 1
+    assert sent == []
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.2])
+@pytest.mark.parametrize("text", ["quickly tokenised", SLOW])
+async def test_a_deadline_ends_the_work_wherever_it_is(seconds: float, text: str) -> None:
+    async with serving(lambda: Slow(inputs_per_second=1)) as (client, runtime):
+        started = asyncio.get_running_loop().time()
+        sent = {"inputs": [{"text": text}] * 3}
+        response = await client.post("/score", json=sent, headers={"X-Request-Timeout": str(seconds)})
+        took = asyncio.get_running_loop().time() - started
+        assert response.status_code == 504
+        assert seconds <= took < 0.9
+        value = runtime.metrics.registry.get_sample_value
+        assert value("reward_failures_total", {"reason": "deadline"}) == 1
+        assert value("reward_queue_sequences") == 0
+
+
+async def test_a_request_that_somebody_else_cancels_too_is_not_taken_for_a_hang_up() -> None:
+    app = create_app(settings_with(), lambda: StubScorer(inputs_per_second=1))
+    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": b'{"inputs": [{"text": "a"}]}', "more_body": False})
+
+    async def send(_: Any) -> None:
+        raise NotImplementedError
+
+    async with running(app):
+        await until_ready(app.state.runtime)
+        request = asyncio.create_task(app(scope_of("/score"), incoming.get, send))
+        await asyncio.sleep(0.1)
+        incoming.put_nowait({"type": "http.disconnect"})
+        # Two steps: the watcher has heard of it, and the request has not gone on yet.
+        await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
 
 
 async def test_a_hang_up_in_the_middle_of_a_body_is_not_answered() -> None:

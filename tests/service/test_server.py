@@ -1,5 +1,6 @@
 """A process: how it ends, with which exit code, and what it says."""
 
+import gc
 import json
 import os
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from service.server import settled
+from service.stub import StubScorer
 
 ROOT = Path(__file__).parents[2]
 SERVE = """
@@ -71,6 +75,16 @@ def until_status(url: str, status: int) -> None:
 def end(started: subprocess.Popen[str]) -> tuple[int, list[dict[str, object]]]:
     _, errors = started.communicate(timeout=30)
     return started.returncode, [json.loads(line) for line in errors.splitlines()]
+
+
+def test_what_is_there_after_loading_is_left_alone_by_the_garbage_collector() -> None:
+    scorer = StubScorer()
+    before = gc.get_freeze_count()
+    try:
+        assert settled(lambda: scorer)() is scorer
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
 
 
 def test_sigterm_finishes_accepted_work_and_exits_with_zero() -> None:

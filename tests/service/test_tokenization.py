@@ -4,11 +4,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from reward_model.errors import NoTokens
-from service.tokenization import CHUNK, ItemError, TokenizerPool
+from service.tokenization import CHUNK, RUN_SECONDS, ItemError, TokenizerPool
 
 pytestmark = pytest.mark.anyio
 
@@ -69,3 +70,70 @@ async def test_what_is_given_up_is_not_done_to_its_end(pool: TokenizerPool) -> N
     count = len(done)
     await asyncio.sleep(0.05)
     assert len(done) == count < CHUNK
+
+
+async def test_small_requests_that_wait_together_share_one_hand_over(pool: TokenizerPool) -> None:
+    loop, handed_over = asyncio.get_running_loop(), 0
+    call_soon_threadsafe = loop.call_soon_threadsafe
+
+    def count(*arguments: Any, **named: Any) -> asyncio.Handle:
+        nonlocal handed_over
+        handed_over += 1
+        return call_soon_threadsafe(*arguments, **named)
+
+    loop.call_soon_threadsafe = count  # type: ignore[method-assign]
+    # The first holds the thread up long enough for all others to be there when it is done.
+    first = asyncio.create_task(pool.map(time.sleep, [RUN_SECONDS]))
+    others = [asyncio.create_task(pool.map(str, [i])) for i in range(100)]
+    await first
+    assert [await other for other in others] == [[str(i)] for i in range(100)]
+    assert handed_over <= 10
+
+
+async def test_a_long_text_holds_up_no_other_while_there_is_another_thread(pool: TokenizerPool) -> None:
+    release = threading.Event()
+    long = asyncio.create_task(pool.map(release.wait, [10.0]))
+    await asyncio.sleep(0)
+    try:
+        assert await asyncio.wait_for(pool.map(str, [1]), 5.0) == ["1"]
+        assert not long.done()
+    finally:
+        release.set()
+    assert await long == [True]
+
+
+async def test_small_requests_and_a_large_one_take_turns_in_one_thread() -> None:
+    pool = TokenizerPool(1)
+    order: list[str] = []
+    large = asyncio.create_task(pool.map(lambda _: order.append("large") or time.sleep(0.0005), range(10 * CHUNK)))
+    await asyncio.sleep(0)
+    small = [asyncio.create_task(pool.map(lambda _: order.append("small"), [i])) for i in range(20)]
+    await asyncio.gather(large, *small)
+    pool.close()
+    assert order.index("small") <= 2 * CHUNK, "after at most two pieces of the large one"
+    assert order[-1] == "large"
+
+
+async def test_what_nobody_foresaw_reaches_the_one_who_waits_and_nobody_else(pool: TokenizerPool) -> None:
+    def divide(item: int) -> float:
+        return 1 / item
+
+    bad, good = await asyncio.gather(pool.map(divide, [0]), pool.map(divide, [2]), return_exceptions=True)
+    assert isinstance(bad, ZeroDivisionError)
+    assert good == [0.5]
+    with pytest.raises(ZeroDivisionError):
+        await pool.call(lambda: divide(0))
+
+
+async def test_what_waits_is_given_up_when_the_threads_end() -> None:
+    pool = TokenizerPool(1)
+    release = threading.Event()
+    running = asyncio.create_task(pool.map(release.wait, [10.0]))
+    waiting = [asyncio.create_task(pool.map(str, range(n))) for n in (1, 2 * CHUNK)]
+    await asyncio.sleep(0.05)
+    pool.close()
+    for task in waiting:
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    release.set()
+    assert await running == [True]
