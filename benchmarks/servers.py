@@ -5,6 +5,7 @@ Knows how they are started, watched and ended, not what is asked of them.
 
 import multiprocessing
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -78,13 +79,12 @@ class Stub:
 
 def serve_service(stub: Stub, ready: Connection) -> None:
     """The service as `python -m service` starts it, except for the model."""
-    _settle()
     settings = Settings.load(["--model", "stub", "--port", "0"])
     logs.configure(settings.log_level)
     server = Server(create_app(settings, settled(stub.make)), settings)
-    socket = server.config.bind_socket()
-    ready.send(socket.getsockname()[1])
-    server.run(sockets=[socket])
+    bound = server.config.bind_socket()
+    _listen(bound, ready)
+    server.run(sockets=[bound])
 
 
 class BareInput(BaseModel):
@@ -105,23 +105,28 @@ async def bare_score(request: BareRequest) -> float:
     return float(len(request.inputs[0].response))
 
 
+async def bare_ready() -> str:
+    """What tells that the server is there."""
+    return "ready"
+
+
 def serve_bare(ready: Connection) -> None:
     """The same server with nothing but a handler behind it."""
-    _settle()
     app = FastAPI()
     app.post("/score")(bare_score)
-    app.get("/readyz")(dict)
+    app.get("/readyz")(bare_ready)
     config = uvicorn.Config(app, port=0, loop="uvloop", http="httptools", access_log=False, log_level="warning")
-    socket = config.bind_socket()
-    ready.send(socket.getsockname()[1])
-    uvicorn.Server(config).run(sockets=[socket])
+    bound = config.bind_socket()
+    _listen(bound, ready)
+    uvicorn.Server(config).run(sockets=[bound])
 
 
-def _settle() -> None:
+def _listen(bound: socket.socket, ready: Connection) -> None:
     os.sched_setaffinity(0, {SERVER_CORE})
-    # Lines are written as in production, but not among the figures.
+    # From here on lines are written as in production, but not among the figures.
     log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
     os.dup2(log.fileno(), sys.stderr.fileno())
+    ready.send(bound.getsockname()[1])
 
 
 @contextmanager
@@ -131,6 +136,7 @@ def running(serve: Serve) -> Iterator[tuple[int, int]]:
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs,), daemon=True)
     process.start()
+    theirs.close()  # a server that fails ends the wait for its port
     try:
         port = ours.recv()
         _until_ready(port)
