@@ -143,8 +143,9 @@ def by_sdpa(query: Tensor, states: States, layout: Layout, span: Span, rule: Rul
         q = query[None, :, span.start : span.stop]
         k, v = (_gathered(tensor, span)[None] for tensor in (states.key, states.value))
     mask = layout.mask(span, rule.window, query, causal=rule.causal)
-    # Its own causality is faster than a mask, but only known from the first key on.
-    own = rule.causal and span.position == 0 and (rule.window is None or span.queries <= rule.window)
+    # Its own causality is faster than a mask, but it takes queries and keys for the same tokens.
+    square = span.position == 0 and span.queries == span.num_keys
+    own = rule.causal and square and (rule.window is None or span.queries <= rule.window)
     result = F.scaled_dot_product_attention(
         q,
         k,

@@ -89,6 +89,21 @@ def test_each_sequence_attends_to_itself_as_if_it_were_alone(
         torch.testing.assert_close(last[0, i], expected[-1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("matmul", [True, False])
+@pytest.mark.parametrize("row", [0, 3, 6])
+def test_a_query_that_is_read_before_the_end_sees_nothing_behind_it(
+    row: int, matmul: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_by_matmul", lambda *_: matmul)
+    query, key, value = torch.randn(3, 1, 2, 7, 4)
+    read = Layout.of(pack([[1] * 7]), [row]).read
+    assert read is not None
+    layout = read.with_states(key, value, torch.tensor([row]))
+    result, _ = packed_attention(Module(is_causal=True), query[:, :, row : row + 1], key, value, None, layout=layout)
+    expected = plain(query[0], key[0], value[0], True, None, None)[row]
+    torch.testing.assert_close(result[0, 0], expected)
+
+
 @pytest.mark.parametrize("window", [None, 4])
 def test_gradients_of_the_kernels_agree(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pack(ALIKE, share_prefixes=True)
