@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 #: Layers of other kinds may differ from these on inputs longer than those of a trial only.
 _PACKABLE = frozenset({"full_attention", "sliding_attention"})
-_LONGROPE = "longrope picks its frequencies by the longest sequence of a batch, so each is computed alone"
+_LONGROPE = "longrope picks its frequencies by the longest sequence of a batch, so only equal lengths share one"
 
 
 def choose_backbone(model: PreTrainedModel, trial: Trial) -> Backbone:
@@ -64,7 +64,7 @@ def _known_problems(model: PreTrainedModel) -> list[str]:
 
 def _ways(model: PreTrainedModel, *, packed: bool) -> Iterator[tuple[str, _Make]]:
     if "longrope" in _rope_types(model):
-        yield "one by one", lambda _: _padded(model, _LONGROPE, similar=1.0)
+        yield "in equal lengths", lambda _: _padded(model, _LONGROPE, similar=1.0)
         return
     if packed:
         yield "packed", partial(_packed, model)

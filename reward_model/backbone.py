@@ -91,12 +91,12 @@ class PackedBackbone:
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids.unsqueeze(0),
             "position_ids": self._positions(batch).unsqueeze(0),
-            "layout": Layout.of(batch, rows),
+            "layout": Layout.of(batch, rows, causal=self.shares_prefixes),
             "use_cache": False,
         }
         if _takes_segments(self.model):
             inputs["token_type_ids"] = _segment_ids(batch).unsqueeze(0)
-        hidden: Tensor = _without_pooler(self.model)(**inputs).last_hidden_state
+        hidden: Tensor = without_pooler(self.model)(**inputs).last_hidden_state
         return hidden.squeeze(0)
 
     def padding(self, lengths: Sequence[int]) -> int:  # noqa: ARG002
@@ -168,7 +168,7 @@ class PaddedBackbone:
         }
         if _takes_segments(self.model):
             inputs["token_type_ids"] = pad_sequence(segments, batch_first=True)
-        hidden: Tensor = _without_pooler(self.model)(**inputs).last_hidden_state
+        hidden: Tensor = without_pooler(self.model)(**inputs).last_hidden_state
         return hidden
 
 
@@ -188,7 +188,7 @@ def _takes_segments(model: PreTrainedModel) -> bool:
     return getattr(model.config, "type_vocab_size", 0) > 0
 
 
-def _without_pooler(model: PreTrainedModel) -> nn.Module:
+def without_pooler(model: PreTrainedModel) -> nn.Module:
     """The backbone without its pooler, which belongs to the head and would pool the packed row's first token."""
     base: nn.Module = getattr(model, model.base_model_prefix)
     return shell(base, pooler=None) if getattr(base, "pooler", None) is not None else base

@@ -22,7 +22,7 @@ from transformers import (
 from reward_model.atomic import replaced_directory
 from reward_model.backbone import usable_positions
 from reward_model.calibration import UNCALIBRATED, Calibration, RewardStatistics
-from reward_model.errors import CheckpointRefused, GoldenMismatch
+from reward_model.errors import CheckpointRefused, DtypeRefused, GoldenMismatch
 from reward_model.golden import MAX_GOLDEN_TOKENS, GoldenVector, golden_renderings, replay
 from reward_model.manifest import (
     KIND,
@@ -108,10 +108,10 @@ def load(name: str | Path, *, device: str = "auto", dtype: DtypeName = "auto", *
     precision = choose_precision(device, dtype)
     try:
         return _load(name, precision, Options(**options))
-    except GoldenMismatch as error:
+    except (GoldenMismatch, DtypeRefused) as error:
         if dtype != "auto" or precision.dtype == torch.float32:
             raise
-        reason = f"bf16 is too coarse for this checkpoint: {error}"
+        reason = f"bf16 does not do for this checkpoint: {error}"
     # Out here, where the error no longer keeps the first model in memory.
     return _load(name, replace(precision, dtype=torch.float32, reason=reason), Options(**options))
 

@@ -8,7 +8,8 @@
     │   ├── BadTokenId           an id outside the vocabulary
     │   └── SpecialTokenInContent  a special-token string inside a message, where that is refused
     └── CheckpointRefused        the checkpoint must not be served: it would not give the trained score
-        └── GoldenMismatch       its golden vectors score differently here
+        ├── GoldenMismatch       its golden vectors score differently here
+        └── DtypeRefused         its code cannot compute in the chosen dtype
 
 Knows nothing of HTTP statuses (`service.errors` maps them) or of exit codes.
 """
@@ -60,3 +61,7 @@ class CheckpointRefused(RewardModelError):
 
 class GoldenMismatch(CheckpointRefused):
     """A golden vector does not score what it did when the checkpoint was written."""
+
+
+class DtypeRefused(CheckpointRefused):
+    """The model's code cannot compute in the dtype that was chosen."""

@@ -61,12 +61,14 @@ class States:
     value: Tensor
     _cut: dict[Range, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def cut(self, run: Range) -> tuple[Tensor, Tensor]:
-        """Keys, transposed, and values of some rows, laid out as matrix products want them: once for all queries."""
+    def seen(self, rows: Range, run: Range) -> tuple[Tensor, Tensor]:
+        """Keys, transposed, and values of `rows`, as matrix products want them: laid out once for all of `run`."""
         if run not in self._cut:
-            rows = slice(*run)
-            self._cut[run] = self.key[:, rows].contiguous().transpose(1, 2), self.value[:, rows].contiguous()
-        return self._cut[run]
+            whole = slice(*run)
+            self._cut[run] = self.key[:, whole].contiguous().transpose(1, 2), self.value[:, whole].contiguous()
+        keys, values = self._cut[run]
+        own = slice(rows[0] - run[0], rows[1] - run[0])
+        return keys[:, :, own], values[:, own]
 
 
 def by_matmul(query: Tensor, states: States, layout: Layout, span: Span, rule: Rule) -> Tensor:
@@ -82,7 +84,7 @@ def by_matmul(query: Tensor, states: States, layout: Layout, span: Span, rule: R
     Returns:
         [queries, heads, head_size of the values].
     """
-    blocks = [_block(query, states, layout, part, rule) for part in _parts(span, rule, query, states.key)]
+    blocks = [_block(query, states, layout, span, part, rule) for part in _parts(span, rule, query, states.key)]
     result = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
     return result.transpose(0, 1)
 
@@ -97,8 +99,8 @@ def _parts(span: Span, rule: Rule, query: Tensor, key: Tensor) -> Iterator[Span]
         yield span.part(first, min(first + rows, span.queries), rule.window, causal=rule.causal)
 
 
-def _block(query: Tensor, states: States, layout: Layout, part: Span, rule: Rule) -> Tensor:
-    """[heads, queries, head_size of the values] of a span that is few enough queries."""
+def _block(query: Tensor, states: States, layout: Layout, span: Span, part: Span, rule: Rule) -> Tensor:
+    """[heads, queries, head_size of the values] of a part of `span` that is few enough queries."""
     key_heads = states.key.shape[0]
     repeats = query.shape[0] // key_heads
     # Without a window all queries see all that comes before them, so that only their own keys need a mask.
@@ -106,7 +108,7 @@ def _block(query: Tensor, states: States, layout: Layout, part: Span, rule: Rule
     mask = layout.mask(masked, rule.window, query, causal=rule.causal)
     q = query[:, part.start : part.stop]
     tile = max(1, SCORES // (repeats * part.queries * part.num_keys))
-    seen = [states.cut(run) for run in part.keys]
+    seen = [states.seen(run, whole) for run, whole in part.keys_within(span)]
     tiles = []
     for first in range(0, key_heads, tile):
         keys, values = ([one[first : first + tile] for one in each] for each in zip(*seen, strict=True))
@@ -142,15 +144,15 @@ def by_sdpa(query: Tensor, states: States, layout: Layout, span: Span, rule: Rul
     else:
         q = query[None, :, span.start : span.stop]
         k, v = (_gathered(tensor, span)[None] for tensor in (states.key, states.value))
-    mask = layout.mask(span, rule.window, query, causal=rule.causal)
     # Its own causality is faster than a mask, but it takes queries and keys for the same tokens.
     square = span.position == 0 and span.queries == span.num_keys
     own = rule.causal and square and (rule.window is None or span.queries <= rule.window)
+    mask = None if own else layout.mask(span, rule.window, query, causal=rule.causal)
     result = F.scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if own else mask,
+        attn_mask=mask,
         is_causal=own and span.queries > 1,
         dropout_p=rule.dropout,
         scale=rule.scale,
@@ -235,12 +237,12 @@ class _VarlenRow:
     def of(cls, layout: Layout, device: torch.device) -> "_VarlenRow":
         queries = [span.queries for span in layout.spans]
         keys = [span.num_keys for span in layout.spans]
-        rows = list(chain.from_iterable(range(*run) for span in layout.spans for run in span.keys))
         itself = layout.states is None and all(span.alone for span in layout.spans)
+        rows = () if itself else chain.from_iterable(range(*run) for span in layout.spans for run in span.keys)
         return cls(
             to_device(torch.tensor([0, *accumulate(queries)], dtype=torch.int32), device),
             to_device(torch.tensor([0, *accumulate(keys)], dtype=torch.int32), device),
             max(queries),
             max(keys),
-            None if itself else to_device(torch.tensor(rows), device),
+            None if itself else to_device(torch.tensor(list(rows)), device),
         )

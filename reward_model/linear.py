@@ -34,21 +34,30 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = weight.shape[1], weight.shape[0]
         self._bias = bias
-        self._gelu = gelu
+        self.gelu = gelu
         # oneDNN's own layout: no tensor that anything else could read, so neither parameter nor buffer.
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)  # noqa: SLF001
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        attribute, algorithm = ("gelu", "none") if self._gelu else ("none", "")
+        attribute, algorithm = ("gelu", "none") if self.gelu else ("none", "")
         result: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
             x, self._weight, self._bias, attribute, [], algorithm
         )
         return result
 
+    def unpacked(self) -> nn.Linear:
+        """The plain layer."""
+        weight: Tensor = self._weight.to_dense()
+        linear = nn.Linear(self.in_features, self.out_features, bias=self._bias is not None, dtype=weight.dtype)
+        linear.weight.data = weight
+        if self._bias is not None:
+            linear.bias.data = self._bias
+        return linear.requires_grad_(requires_grad=False)
+
     def extra_repr(self) -> str:
         """For `print(model)`."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, gelu={self._gelu}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, gelu={self.gelu}"
 
 
 @torch.no_grad()
@@ -71,6 +80,21 @@ def pack_linears(model: nn.Module) -> bool:
     return True
 
 
+@torch.no_grad()
+def unpack_linears(model: nn.Module) -> None:
+    """Takes back what `pack_linears` did."""
+    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    plain: dict[nn.Module, nn.Linear] = {}
+    for parent, name, child in found:
+        if isinstance(child, PackedLinear):
+            if child not in plain:
+                plain[child] = child.unpacked()
+            setattr(parent, name, plain[child])
+            for linear, activation in _PAIRS:
+                if name == linear and child.gelu:
+                    setattr(parent, activation, nn.GELU())
+
+
 def _weight(linear: nn.Module) -> Tensor:
     """[out, in]."""
     assert isinstance(linear.weight, Tensor)
@@ -80,10 +104,14 @@ def _weight(linear: nn.Module) -> Tensor:
 def _takes_gelu(parent: nn.Module, name: str) -> bool:
     """Whether GELU follows at once; if so it is taken out of `parent`, so that it is not done twice."""
     for linear, activation in _PAIRS:
-        if name == linear and type(getattr(parent, activation, None)) in {GELUActivation, nn.GELU}:
+        if name == linear and _is_exact_gelu(getattr(parent, activation, None)):
             setattr(parent, activation, nn.Identity())
             return True
     return False
+
+
+def _is_exact_gelu(activation: object) -> bool:
+    return type(activation) is GELUActivation or (type(activation) is nn.GELU and activation.approximate == "none")
 
 
 def _works(like: Tensor) -> bool:

@@ -5,6 +5,7 @@ number. The backbone is transformers' own; so is the head, which gets the pooled
 nothing of text, templates or files.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -17,9 +18,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from reward_model.allocator import keep_freed_memory
 from reward_model.architectures import choose_backbone
-from reward_model.backbone import Backbone, shell
-from reward_model.errors import CheckpointRefused
-from reward_model.linear import pack_linears
+from reward_model.backbone import Backbone, shell, without_pooler
+from reward_model.errors import CheckpointRefused, DtypeRefused
+from reward_model.linear import pack_linears, unpack_linears
 from reward_model.meter import Identity, Meter, RepeatMeter, SharingMeter, identity
 from reward_model.packing import PackedBatch, pack_runs, to_device
 from reward_model.pending import PendingScores
@@ -30,6 +31,10 @@ from reward_model.rendering import Rendered
 from reward_model.scores import Scalarisation, Score
 from reward_model.trial import Trial
 
+log = logging.getLogger(__name__)
+
+#: Share of the largest score by which a few of them may move where weights are laid out another way.
+ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 #: Tokens of a batch unless told otherwise: on a CPU, which few tokens keep busy, and on everything else.
 CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 16_384
 
@@ -64,6 +69,7 @@ class RewardModel(nn.Module):
         self._convert()
         trial = Trial(model)
         self.backbone: Backbone = choose_backbone(model, trial)
+        self._trial = trial.sequences
         if problem := trial.of_scores(lambda batch: self(**batch.tensors())):
             msg = (
                 f"the head of {type(model).__name__} is not read as transformers reads it: its scores are {problem};"
@@ -78,11 +84,30 @@ class RewardModel(nn.Module):
         """
         nn.Module.eval(self)
         self.requires_grad_(requires_grad=False)
+        try:
+            expected = self._try_out()
+        except RuntimeError as error:
+            msg = f"{type(self.model).__name__} cannot be computed in {self.precision.dtype_name}: {error}"
+            raise DtypeRefused(msg.splitlines()[0]) from error
+        backbone = without_pooler(self.model)
+        if pack_linears(backbone) and not self._scores_as(expected):
+            unpack_linears(backbone)
         if self.precision.device.type == "cpu":
-            base = getattr(self.model, self.model.base_model_prefix)
-            pack_linears(shell(base, pooler=None) if getattr(base, "pooler", None) is not None else base)
             keep_freed_memory()
         return self
+
+    @torch.inference_mode()
+    def _try_out(self) -> Tensor:
+        """The labels' values of a few short sequences, [n, labels]."""
+        return self._launch([Rendered(None, list(ids)) for ids in self._trial])[0]
+
+    def _scores_as(self, expected: Tensor) -> bool:
+        try:
+            error = (self._try_out() - expected).abs().max() / expected.abs().max()
+        except Exception:  # some models look into their linear layers, where packed ones are empty
+            log.info("linear layers cannot be packed", exc_info=True)
+            return False
+        return float(error) <= ROUNDING[self.precision.dtype]
 
     def forward(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reward_model.attention import StatesFound
+from reward_model.modes import evaluating
 from reward_model.spans import Layout
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,11 @@ def install(model: PreTrainedModel, probe: Probe) -> bool:
         layer.register_forward_pre_hook(_before, with_kwargs=True),
         layer.register_forward_hook(_after, with_kwargs=True),
     ]
-    training, works = model.training, False
-    nn.Module.eval(model)
+    works = False
     try:
-        works = _same(probe)
+        with evaluating(model):
+            works = _same(probe)
     finally:
-        model.train(training)
         if not works:
             for hook in hooks:
                 hook.remove()
@@ -83,6 +83,9 @@ def _same(probe: Probe) -> bool:
 def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
     layout = kwargs.get("layout")
     if not isinstance(layout, Layout) or layout.read is None:
+        return None
+    if layer.training and getattr(layer, "gradient_checkpointing", False):
+        # What is computed anew in the backward pass must be all that the layer computed.
         return None
     key, value = _states(layer, args, kwargs)
     rows, tokens = layout.rows, sum(span.queries for span in layout.spans)

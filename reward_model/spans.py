@@ -63,6 +63,11 @@ class Span:
         keys = tuple(_between(self.keys, low, high))
         return Span(self.start + first, self.start + last, keys, position - low)
 
+    def keys_within(self, whole: "Span") -> Iterator[tuple[Range, Range]]:
+        """The keys' rows, each with the rows of `whole`, of which this is a part, that they are among."""
+        for start, stop in self.keys:
+            yield (start, stop), next(run for run in whole.keys if run[0] <= start and stop <= run[1])
+
     def moved(self, rows: int) -> "Span":
         """The same further down, for a span that is alone."""
         start, stop = self.start + rows, self.stop + rows
@@ -87,12 +92,13 @@ class Layout:
     _made: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: PackedBatch, rows: Sequence[int] | None = None) -> Self:
+    def of(cls, batch: PackedBatch, rows: Sequence[int] | None = None, *, causal: bool = False) -> Self:
         """The layout of a packed batch.
 
         Args:
             batch: its bounds, parents and ends are read on the host.
             rows: for each sequence the row that is read; None: all are.
+            causal: nobody sees later rows, so that those behind one that is read can be left out.
         """
         spans = tuple(_spans(batch))
         if rows is None:
@@ -101,6 +107,8 @@ class Layout:
         # Each row once: were one written back twice, each copy would get the gradients of both.
         wanted = dict(zip(rows, ends, strict=True))
         read = tuple(_reading(i, row, end) for i, (row, end) in enumerate(wanted.items()))
+        if causal:
+            read = tuple(span.part(0, 1, None, causal=True) for span in read)
         return cls(spans, read=cls(read), rows=to_device(torch.tensor(list(wanted)), batch.input_ids.device))
 
     @property

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reward_model.errors import CheckpointRefused
+from reward_model.modes import evaluating
 from reward_model.packing import PackedBatch, pack
 
 #: Share of the largest value by which two ways to compute it may differ. Rounding in fp32 stays under 1e-5 in the
@@ -80,6 +81,11 @@ class Trial:
         )
         raise CheckpointRefused(msg)
 
+    @property
+    def sequences(self) -> Sequence[Sequence[int]]:
+        """What it is tried with."""
+        return self._samples[0].sequences
+
     def of_states(self, run: States, *, share_prefixes: bool) -> str | None:
         """What is wrong with the states that `run` gives; None if nothing is."""
         return self._of(lambda sample: self._states_error(run, sample, share_prefixes=share_prefixes))
@@ -135,13 +141,9 @@ class Trial:
     @contextmanager
     def _conditions(self) -> Iterator[None]:
         """No dropout, no gradients, fp32 and short windows."""
-        training = self._model.training
-        nn.Module.eval(self._model)
-        try:
-            with torch.no_grad(), _short_windows(self._model), self._in_float32(self._model):
-                yield
-        finally:
-            self._model.train(training)
+        model = self._model
+        with torch.no_grad(), evaluating(model), _short_windows(model), self._in_float32(model):
+            yield
 
 
 def described(error: Exception) -> str:

@@ -176,12 +176,17 @@ class Backlog:
     def _next_batch(self) -> list[Item]:
         batch: list[Item] = []
         meter, room = self._meter(), self._budget
+        #: What the next input of a request would add to this batch, where it was too much for a turn.
+        costs: dict[Request, int] = {}
         now = time.monotonic()
         while self._requests:
             request = next(iter(self._requests))
             if request.expires <= now:
                 # Its timer on the event loop answers it.
                 self._remove(request)
+                continue
+            if costs.get(request, 0) > request.credit:
+                self._pass(request)
                 continue
             limit = min(request.credit, room) if batch else request.credit
             item = Item(request, request.taken)
@@ -190,13 +195,19 @@ class Backlog:
                 batch.append(item)
                 room -= added
                 self._taken(request, added)
+                costs.clear()
             elif added > request.credit:
-                request.credit += self._quantum
-                self._requests.move_to_end(request)
+                costs[request] = added
+                self._pass(request)
             else:
                 break
         self._count(-len(batch), -sum(len(item.rendered.token_ids) for item in batch))
         return batch
+
+    def _pass(self, request: Request) -> None:
+        """Ends the turn of `request`, which saves up for its next input."""
+        request.credit += self._quantum
+        self._requests.move_to_end(request)
 
     def _taken(self, request: Request, added: int) -> None:
         """Notes that the next input of `request` is in a batch."""

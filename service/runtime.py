@@ -5,7 +5,6 @@ Knows in which order, not what a request is.
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Bodies of the largest size that may be held at once.
 BODIES = 8
-MAX_TOKENIZER_THREADS = 4
+#: More than one core's worth, so that a few long texts do not hold up all short ones.
+TOKENIZER_THREADS = 4
 #: Words of the long warm-up input.
 LONGEST_WARM_UP = 2048
 #: A batch that takes longer hangs: the largest takes seconds on a GPU, under a minute on a few CPU cores.
@@ -60,7 +60,7 @@ class Runtime:
         self.metrics = metrics
         self.lifecycle = Lifecycle()
         self.bodies = BodyBudget(BODIES * settings.max_body_bytes)
-        self.tokenizers = TokenizerPool(min(MAX_TOKENIZER_THREADS, os.cpu_count() or 1))
+        self.tokenizers = TokenizerPool(TOKENIZER_THREADS)
         self._load = load
         self.on_fatal: Callable[[Exception], None] = _log_fatal
         self._loader: threading.Thread | None = None

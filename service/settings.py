@@ -44,7 +44,7 @@ class Settings(BaseSettings):
         default=None, ge=1, description="tokens of one input; default: what the checkpoint was trained with"
     )
     max_batch_tokens: int | None = Field(
-        default=None, ge=1, description="tokens that one forward pass takes; default: 2048 on a CPU, else 16384"
+        default=None, ge=1, description="tokens that one forward pass takes; default: 4096 on a CPU, else 16384"
     )
     max_queue_tokens: int = Field(default=262_144, ge=1, description="waiting tokens above which new requests get 503")
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024, description="bytes of one request body")

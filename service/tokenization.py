@@ -65,6 +65,19 @@ class _Done:
             self.job.answer.set_result(self.result)
 
 
+@dataclass(eq=False, slots=True)
+class _Shift:
+    """A thread at work.
+
+    Attributes:
+        relief: fires when it takes longer than it should.
+        held_up: it has taken longer than that, and no longer counts among those that take what waits.
+    """
+
+    relief: asyncio.TimerHandle | None = None
+    held_up: bool = False
+
+
 class TokenizerPool:
     """A few threads; most requests are one job. Its methods belong to one event loop.
 
@@ -78,7 +91,7 @@ class TokenizerPool:
         #: Whole requests, and pieces of larger ones.
         self._small: deque[_Job] = deque()
         self._large: deque[_Job] = deque()
-        self._busy = 0
+        self._shifts: set[_Shift] = set()
 
     async def call(self, function: Callable[[], Result]) -> Result:
         """Runs `function`, which may take long, in one of the threads."""
@@ -119,17 +132,19 @@ class TokenizerPool:
 
     def _employ(self, threads: int, loop: asyncio.AbstractEventLoop) -> None:
         """Sees to it that so many threads work, or all there are."""
-        for _ in range(min(threads, self._threads) - self._busy):
-            self._busy += 1
-            relief = loop.call_later(2 * RUN_SECONDS, self._relieve, loop)
-            self._executor.submit(self._work, loop, relief)
+        held_up = sum(shift.held_up for shift in self._shifts)
+        for _ in range(min(threads, self._threads - held_up) - (len(self._shifts) - held_up)):
+            shift = _Shift()
+            self._shifts.add(shift)
+            shift.relief = loop.call_later(2 * RUN_SECONDS, self._relieve, loop, shift)
+            self._executor.submit(self._work, loop, shift)
 
-    def _relieve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A thread is held up by something long: whatever waits is for another one."""
-        if self._small or self._large:
-            self._employ(self._busy + 1, loop)
+    def _relieve(self, loop: asyncio.AbstractEventLoop, shift: "_Shift") -> None:
+        """A thread is held up by something long: whatever waits, now and until it is done, is for another one."""
+        shift.held_up = True
+        self._employ(len(self._small) + len(self._large), loop)
 
-    def _work(self, loop: asyncio.AbstractEventLoop, relief: asyncio.TimerHandle) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop, shift: "_Shift") -> None:
         """In a thread: some small jobs, then one that is part of something large, so that neither kind waits long."""
         until = time.perf_counter() + RUN_SECONDS
         done: list[_Done] = []
@@ -137,11 +152,12 @@ class TokenizerPool:
             done += _do(job)
         if job := _pop(self._large):
             done += _do(job)
-        loop.call_soon_threadsafe(self._deliver, loop, relief, done)
+        loop.call_soon_threadsafe(self._deliver, loop, shift, done)
 
-    def _deliver(self, loop: asyncio.AbstractEventLoop, relief: asyncio.TimerHandle, done: list[_Done]) -> None:
-        relief.cancel()
-        self._busy -= 1
+    def _deliver(self, loop: asyncio.AbstractEventLoop, shift: "_Shift", done: list[_Done]) -> None:
+        assert shift.relief is not None
+        shift.relief.cancel()
+        self._shifts.discard(shift)
         self._employ(len(self._small) + len(self._large), loop)
         for one in done:
             one.tell()

@@ -30,6 +30,8 @@ PADDED_DECODERS = (
 )  # fmt: skip
 #: Padding changes what they compute.
 IN_EQUAL_LENGTHS = ("axk2", "mobilebert")
+#: Their code mixes dtypes in a way that only fp32 allows.
+FLOAT32_ONLY = ("minimax", "openai-gpt")
 ENCODER_DECODERS = (
     "bart", "bigbird_pegasus", "mbart", "mt5", "mvp", "plbart", "t5", "t5gemma", "t5gemma2", "umt5",
 )  # fmt: skip

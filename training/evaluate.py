@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_length", type=_positive, help="read fewer tokens than the checkpoint's own limit")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--dtype", default="auto", choices=get_args(DtypeName), help="number format of the backbone")
-    add("--batch_tokens", type=_positive, help="tokens per forward pass; default: 2048 on a CPU, else 16384")
+    add("--batch_tokens", type=_positive, help="tokens per forward pass; default: 4096 on a CPU, else 16384")
     add("--max_pairs", type=_positive, help="use only the first so many pairs")
     add("--chat_template", type=Path, help="a Jinja file, for a foreign checkpoint without a template")
     add("--score_label", help="which label of a foreign head with several is the reward")

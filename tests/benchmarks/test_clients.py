@@ -62,3 +62,26 @@ async def test_an_answer_that_is_none_ends_the_run() -> None:
     async with answering("503 Service Unavailable") as (port, _):
         with pytest.raises(RuntimeError, match=r"HTTP/1\.1 503"):
             await clients.closed_loop(port, [clients.post("/score", b"a")], connections=2, count=10)
+
+
+async def test_an_open_loop_sends_on_time_and_counts_from_when_it_was_due() -> None:
+    requests = [clients.post("/score", body) for body in (b"a", b"bb")]
+    async with answering("200 OK") as (port, bodies):
+        # One connection takes a millisecond and more for each: what is due meanwhile waits, and that counts.
+        load = await clients.open_loop(port, requests, rate=10_000, count=30, connections=1)
+    assert sorted(bodies) == [b"a"] * 15 + [b"bb"] * 15
+    assert len(load.latencies) == 30
+    assert load.latencies[-1] > 0.02
+    assert list(load.latencies) == sorted(load.latencies)
+
+
+async def test_an_open_loop_keeps_to_its_rate() -> None:
+    async with answering("200 OK") as (port, _):
+        load = await clients.open_loop(port, [clients.post("/score", b"a")], rate=100, count=50, connections=8)
+    assert 0.3 < load.seconds < 1.0
+
+
+async def test_a_failure_in_an_open_loop_ends_the_run() -> None:
+    async with answering("503 Service Unavailable") as (port, _):
+        with pytest.raises(RuntimeError, match=r"HTTP/1\.1 503"):
+            await clients.open_loop(port, [clients.post("/score", b"a")], rate=1000, count=10, connections=2)

@@ -8,6 +8,7 @@ by 1e-2 and more, as the tests of wrong packing show.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import isfinite
 from pathlib import Path
 
 import architectures as known
@@ -20,7 +21,7 @@ from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, Aut
 
 from reward_model import checkpoint
 from reward_model.backbone import Backbone
-from reward_model.errors import CheckpointRefused
+from reward_model.errors import CheckpointRefused, DtypeRefused
 from reward_model.model import RewardModel
 from reward_model.packing import PackedBatch, pack
 from reward_model.pooling import pooling_of
@@ -141,11 +142,26 @@ def test_a_batch_that_transformers_pads_scores_the_same(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", known.SUPPORTED)
-def test_bfloat16_is_run_the_same_way_as_fp32(kind: str) -> None:
+def test_a_frozen_model_scores_the_same(kind: str) -> None:
+    it = case(kind)
+    model = RewardModel(known.tiny_network(kind), choose_precision("cpu", "float32")).freeze()
+    scores = [score.value for score in model.score([Rendered(None, ids) for ids in SEQUENCES])]
+    # oneDNN adds up in another order than MKL, which the reference uses.
+    assert scores == pytest.approx(it.rewards, abs=5 * it.tolerance())
+
+
+@pytest.mark.parametrize("kind", known.SUPPORTED)
+def test_bfloat16_is_run_the_same_way_as_fp32_or_refused(kind: str) -> None:
     model = RewardModel(known.tiny_network(kind), choose_precision("cpu", "bfloat16"))
     ours = case(kind).model.backbone
     assert (model.backbone.path, model.backbone.shares_prefixes) == (ours.path, ours.shares_prefixes)
     assert model.model.get_input_embeddings().weight.dtype == torch.bfloat16
+    if kind in known.FLOAT32_ONLY:
+        with pytest.raises(DtypeRefused, match="cannot be computed in bfloat16"):
+            model.freeze()
+    else:
+        scores = [score.value for score in model.freeze().score([Rendered(None, ids) for ids in SEQUENCES])]
+        assert all(isfinite(score) for score in scores)
 
 
 @pytest.mark.parametrize(

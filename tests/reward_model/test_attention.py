@@ -104,6 +104,23 @@ def test_a_query_that_is_read_before_the_end_sees_nothing_behind_it(
     torch.testing.assert_close(result[0, 0], expected)
 
 
+def test_a_long_sequence_is_laid_out_once_however_many_tiles_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "ROWS", 8)
+    states = kernels.States(*torch.randn(2, 2, 100, 4))
+    layout = Layout.of(pack([[1] * 100]))
+    rule = kernels.Rule(0.5, causal=True)
+    result = kernels.by_matmul(torch.randn(2, 100, 4), states, layout, layout.spans[0], rule)
+    assert result.shape == (100, 2, 4)
+    assert list(states._cut) == [(0, 100)]
+
+
+def test_no_mask_is_made_where_torch_knows_causality_itself() -> None:
+    layout = Layout.of(pack([[1] * 100]))
+    states = kernels.States(*torch.randn(2, 2, 100, 4))
+    kernels.by_sdpa(torch.randn(2, 100, 4), states, layout, layout.spans[0], kernels.Rule(0.5, causal=True))
+    assert not layout._made
+
+
 @pytest.mark.parametrize("window", [None, 4])
 def test_gradients_of_the_kernels_agree(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pack(ALIKE, share_prefixes=True)

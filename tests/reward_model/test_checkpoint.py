@@ -345,6 +345,6 @@ def test_auto_falls_back_to_fp32_where_bf16_is_too_coarse(directory: Path, monke
     write_manifest(replace(manifest, reward=replace(manifest.reward, std=1e-3)), directory)
     loaded = load(directory, dtype="auto")
     assert loaded.model.precision.dtype == torch.float32
-    assert loaded.model.precision.reason.startswith("bf16 is too coarse for this checkpoint")
+    assert loaded.model.precision.reason.startswith("bf16 does not do for this checkpoint: golden vector")
     with pytest.raises(CheckpointRefused, match="not the trained score"):
         load(directory, dtype="bfloat16")

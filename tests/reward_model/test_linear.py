@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from reward_model import linear
-from reward_model.linear import PackedLinear, pack_linears
+from reward_model.linear import PackedLinear, pack_linears, unpack_linears
 from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered
@@ -64,6 +64,29 @@ def test_another_activation_stays_where_it_is() -> None:
     assert pack_linears(network.bert.encoder)
     assert "gelu=False" in repr(network.bert.encoder.layer[0].intermediate.dense)
     assert not isinstance(network.bert.encoder.layer[0].intermediate.intermediate_act_fn, nn.Identity)
+
+
+def test_unpacked_it_is_what_it_was() -> None:
+    network = tiny.tiny_model("bert", tiny.tiny_tokenizer("encoder"))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    inputs = {"input_ids": torch.tensor([SEQUENCES[3]])}
+    expected = network(**inputs).logits
+    assert pack_linears(network.bert.encoder)
+    assert network.state_dict().keys() != before.keys()
+    unpack_linears(network.bert.encoder)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    torch.testing.assert_close(network(**inputs).logits, expected)
+
+
+def test_a_model_that_looks_into_its_linear_layers_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = tiny.tiny_model("llama", tiny.tiny_tokenizer("decoder"))
+    layer = network.model.layers[0].mlp
+    monkeypatch.setattr(layer, "forward", lambda x: F.linear(x, layer.gate_proj.weight)[..., :32])
+    model = RewardModel(network, choose_precision("cpu", "float32")).eval()
+    inputs = [Rendered(None, ids) for ids in SEQUENCES]
+    expected = model.score(inputs)
+    assert model.freeze().score(inputs) == expected
+    assert type(layer.gate_proj) is nn.Linear
 
 
 def broken(weight: torch.Tensor, bias: torch.Tensor | None, *, gelu: bool = False) -> nn.Module:

@@ -51,14 +51,15 @@ def gradients(model: RewardModel) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("architecture", ["bert", "qwen3"])
-def test_recomputing_activations_gives_the_same_gradients(architecture: str) -> None:
+def test_recomputing_activations_gives_the_same_gradients(architecture: str, use_reentrant: bool) -> None:
     model = model_of(architecture).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     expected = gradients(model)
-    model.activation_checkpointing_enable()
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
 

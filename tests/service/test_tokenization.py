@@ -102,6 +102,22 @@ async def test_a_long_text_holds_up_no_other_while_there_is_another_thread(pool:
     assert await long == [True]
 
 
+@pytest.mark.parametrize("long_ones", [1, 3])
+async def test_what_comes_while_a_thread_is_held_up_is_for_another_one(pool: TokenizerPool, long_ones: int) -> None:
+    release = threading.Event()
+    long = [asyncio.create_task(pool.call(lambda: release.wait(10.0))) for _ in range(long_ones)]
+    # Long after the first of them was found to be long.
+    await asyncio.sleep(0.1)
+    try:
+        for _ in range(3):
+            assert await asyncio.wait_for(pool.map(str, [1]), 5.0) == ["1"]
+            await asyncio.sleep(0.03)
+        assert not any(one.done() for one in long)
+    finally:
+        release.set()
+    assert await asyncio.gather(*long) == [True] * long_ones
+
+
 async def test_small_requests_and_a_large_one_take_turns_in_one_thread() -> None:
     pool = TokenizerPool(1)
     order: list[str] = []
