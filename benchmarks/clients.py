@@ -4,10 +4,13 @@ Knows as much of HTTP as a benchmark needs: keep-alive, Content-Length, and that
 """
 
 import asyncio
+import random
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import accumulate, cycle, islice
 from statistics import quantiles
 from typing import cast
 
@@ -54,19 +57,97 @@ async def closed_loop(port: int, requests: Sequence[bytes], *, connections: int,
     Raises:
         RuntimeError: something was not answered with 200, or a connection was lost.
     """
-    loop = asyncio.get_running_loop()
     todo = islice(cycle(requests), count)
     latencies: list[float] = []
-    opened = [
-        await loop.create_connection(lambda: _Connection(todo, latencies), "127.0.0.1", port)
-        for _ in range(connections)
-    ]
-    started = time.perf_counter()
-    try:
-        for _, connection in opened:
-            connection.send_next()
-        await asyncio.gather(*(connection.done for _, connection in opened))
+
+    def answered(connection: _Connection, sent: float) -> None:
+        now = time.perf_counter()
+        latencies.append(now - sent)
+        _send_next(connection, todo, now)
+
+    async with _connected(port, connections, answered) as opened:
+        started = time.perf_counter()
+        for connection in opened:
+            _send_next(connection, todo, started)
+        await asyncio.gather(*(connection.done for connection in opened))
         return Load(time.perf_counter() - started, tuple(latencies))
+
+
+def _send_next(connection: "_Connection", todo: Iterator[bytes], now: float) -> None:
+    request = next(todo, None)
+    if request is None:
+        connection.done.set_result(None)
+    else:
+        connection.send(request, now)
+
+
+async def open_loop(
+    port: int, requests: Sequence[bytes], *, rate: float, count: int, connections: int = 512, seed: int = 0
+) -> Load:
+    """Sends `count` of `requests` when they are due, whether or not earlier ones have been answered.
+
+    Latencies count from when a request was due, so that a server that falls behind cannot hide it by slowing down the
+    client (coordinated omission).
+
+    Args:
+        port: of a server on this machine.
+        requests: as `post` makes them, over and over.
+        rate: requests a second, of a Poisson process.
+        count: of requests in all.
+        connections: requests under way at once; what is due beyond that waits for a free one.
+        seed: of the arrivals.
+
+    Raises:
+        RuntimeError: something was not answered with 200, or a connection was lost.
+    """
+    gaps = random.Random(seed)
+    arrivals = accumulate(gaps.expovariate(rate) for _ in range(count))
+    crowd = _Crowd(count)
+    async with _connected(port, connections, crowd.answered) as opened:
+        crowd.idle += opened
+        started = time.perf_counter()
+        for request, arrival in zip(cycle(requests), arrivals, strict=False):
+            due = started + arrival
+            if (pause := due - time.perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            crowd.send(request, due)
+        ends = [crowd.finished, *(connection.done for connection in opened)]
+        for end in (await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED))[0]:
+            end.result()
+        return Load(time.perf_counter() - started, tuple(crowd.latencies))
+
+
+class _Crowd:
+    """Connections that send what is due, and requests that wait for one."""
+
+    def __init__(self, count: int) -> None:
+        self.latencies: list[float] = []
+        self.idle: list[_Connection] = []
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting: deque[tuple[bytes, float]] = deque()
+        self._count = count
+
+    def send(self, request: bytes, due: float) -> None:
+        if self.idle:
+            self.idle.pop().send(request, due)
+        else:
+            self._waiting.append((request, due))
+
+    def answered(self, connection: "_Connection", due: float) -> None:
+        self.latencies.append(time.perf_counter() - due)
+        self.idle.append(connection)
+        if self._waiting:
+            self.send(*self._waiting.popleft())
+        if len(self.latencies) == self._count:
+            self.finished.set_result(None)
+
+
+@asynccontextmanager
+async def _connected(port: int, count: int, answered: "Answered") -> AsyncIterator[list["_Connection"]]:
+    loop = asyncio.get_running_loop()
+    opened = [await loop.create_connection(lambda: _Connection(answered), "127.0.0.1", port) for _ in range(count)]
+    try:
+        yield [connection for _, connection in opened]
     finally:
         for transport, connection in opened:
             connection.done.cancel()
@@ -74,12 +155,11 @@ async def closed_loop(port: int, requests: Sequence[bytes], *, connections: int,
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, todo: Iterator[bytes], latencies: list[float]) -> None:
+    def __init__(self, answered: "Answered") -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._todo = todo
-        self._latencies = latencies
+        self._answered = answered
         self._received = b""
-        self._sent = 0.0
+        self._since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without inheriting from it
@@ -88,12 +168,8 @@ class _Connection(asyncio.Protocol):
         if not self.done.done():
             self.done.set_exception(RuntimeError(f"connection lost: {exc}"))
 
-    def send_next(self) -> None:
-        request = next(self._todo, None)
-        if request is None:
-            self.done.set_result(None)
-            return
-        self._sent = time.perf_counter()
+    def send(self, request: bytes, since: float) -> None:
+        self._since = since
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -101,12 +177,15 @@ class _Connection(asyncio.Protocol):
         head, found, body = self._received.partition(b"\r\n\r\n")
         if not found or len(body) < _content_length(head):
             return
-        self._latencies.append(time.perf_counter() - self._sent)
         self._received = b""
         if head.startswith(b"HTTP/1.1 200 "):
-            self.send_next()
+            self._answered(self, self._since)
         else:
             self.done.set_exception(RuntimeError((head + found + body).decode(errors="replace")))
+
+
+#: Is called with a connection whose request was answered, and since when that request had been waiting.
+Answered = Callable[[_Connection, float], None]
 
 
 def _content_length(head: bytes) -> int:

@@ -50,7 +50,9 @@ def main() -> None:
     if flags.output_file:
         flags.output_file.write_text(json.dumps({"machine": described, "figures": figures}, indent=1), encoding="utf-8")
     if flags.plot:
-        draw(figures, described, flags.plot)
+        from benchmarks.plots import draw_prefixes  # noqa: PLC0415 - only who draws needs matplotlib
+
+        draw_prefixes(figures, described, flags.plot)
 
 
 def measure(
@@ -90,30 +92,6 @@ def seconds(way: partial[list[float]]) -> float:
     start = time.perf_counter()
     way()
     return time.perf_counter() - start
-
-
-def draw(figures: Sequence[dict[str, float]], described: dict[str, str], path: Path) -> None:
-    """One line for each prompt, its limit dashed."""
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - only who draws needs it
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for prompt in dict.fromkeys(one["prompt"] for one in figures):
-        line = [one for one in figures if one["prompt"] == prompt]
-        x = [one["responses"] for one in line]
-        (drawn,) = axes.plot(x, [one["ratio"] for one in line], marker="o", label=f"prompt of {prompt:.0f} tokens")
-        axes.fill_between(x, [o["low"] for o in line], [o["high"] for o in line], alpha=0.2, color=drawn.get_color())
-        axes.plot(x, [one["limit"] for one in line], linestyle="--", linewidth=1, color=drawn.get_color())
-    axes.set(
-        xscale="log",
-        xlabel="responses to one prompt",
-        ylabel="times faster than without sharing",
-        title=f"Shared prefixes ({described['dtype']}, {described['threads']} threads; dashed: ratio of tokens)",
-    )
-    axes.set_xticks(x, [f"{n:.0f}" for n in x])
-    axes.minorticks_off()
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 def build(name: str, *, seed: int = 0) -> PreTrainedModel:
     """A model of that size in evaluation mode, in fp32."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(**(CONFIGS[name].to_dict() | {"num_labels": 1, "id2label": None, "label2id": None}))
+    settings = CONFIGS[name].to_dict() | {"num_labels": 1, "id2label": None, "label2id": None}
+    config = AutoConfig.for_model(**settings)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
     nn.Module.eval(model)
     return model

@@ -1,9 +1,11 @@
-"""Token ids of real conversations, for measuring: what matters for speed is how long they are and how lengths mix.
+"""Real conversations to measure with: what matters for speed is how long they are and how lengths mix.
 
 Knows preference data and the WordPiece tokenizer of the demo's backbone; nothing of what is measured.
 """
 
 import random
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -37,3 +39,22 @@ def token_ids(dataset: str, count: int, *, source: str = "", max_length: int = 5
     different = list(dict.fromkeys(tuple(one.token_ids) for one in rendered))
     random.Random(seed).shuffle(different)
     return [list(ids) for ids in different[:count]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One prompt, all its turns as one text, and one response."""
+
+    prompt: str
+    response: str
+
+
+def samples(dataset: str, count: int, *, source: str = "", max_length: int = 512, seed: int = 0) -> list[Sample]:
+    """`count` different samples that no server has to cut; see `token_ids` for the arguments."""
+    tokenizer = AutoTokenizer.from_pretrained(installed_backbone())
+    pairs = [pair for pair in read_preferences(dataset).pairs if (pair.source or "").startswith(source)]
+    texts = [("\n\n".join(turn.content for turn in pair.prompt), pair) for pair in pairs]
+    different = list(dict.fromkeys(Sample(prompt, r) for prompt, pair in texts for r in (pair.chosen, pair.rejected)))
+    random.Random(seed).shuffle(different)
+    fitting = (one for one in different if len(tokenizer(one.prompt, one.response)["input_ids"]) <= max_length)
+    return list(islice(fitting, count))
