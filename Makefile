@@ -15,11 +15,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PINS := pyproject.toml constraints.txt
 DEMO := checkpoints/demo/reward_model.json
+RESULTS := benchmarks/results
+DATA = $(if $(DATASET),--dataset_name "$(DATASET)")
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' reward_model/__init__.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check lint format image clean
+.PHONY: help serve test check lint format bench image clean
 
 # Lists the targets with the sentence above each.
 help:
@@ -47,6 +49,16 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+# Measures everything in benchmarks/ (two hours, 5 GB of disk); DATASET= is a file of preference pairs.
+bench: .venv/.bench .venv/.demo
+	$(BIN)/python -m benchmarks.peers install
+	mkdir -p $(RESULTS)
+	$(BIN)/python -m benchmarks.engine $(DATA) --output_file $(RESULTS)/engine.json
+	$(BIN)/python -m benchmarks.prefixes --output_file $(RESULTS)/prefixes.json --plot $(RESULTS)/prefixes.svg
+	$(BIN)/python -m benchmarks.scaling --output_file $(RESULTS)/scaling.json
+	$(BIN)/python -m benchmarks.startup $(DATA)
+	$(BIN)/python -m benchmarks.serving $(DATA) --output_file $(RESULTS)/serving.json --plot $(RESULTS)/serving.svg
+
 # Builds the container image IMAGE:version; CONTAINER=podman works too, ARGS= goes to the build.
 image:
 	$(CONTAINER) build --build-arg VERSION="$(VERSION)" --tag "$(IMAGE):$(VERSION)" $(ARGS) .
@@ -66,6 +78,10 @@ clean:
 
 .venv/.dev: $(PINS) | .venv/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[training,dev]'
+	@touch $@
+
+.venv/.bench: $(PINS) | .venv/bin/python
+	$(PIP) --constraint constraints.txt --editable '.[training,bench]'
 	@touch $@
 
 .venv/.demo: requirements-demo.txt | .venv/bin/python

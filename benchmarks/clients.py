@@ -128,6 +128,9 @@ class _Crowd:
         self._count = count
 
     def send(self, request: bytes, due: float) -> None:
+        # Servers close connections that have been idle for long; the last to become idle is the first to be used.
+        while self.idle and self.idle[-1].closed:
+            self.idle.pop()
         if self.idle:
             self.idle.pop().send(request, due)
         else:
@@ -160,16 +163,19 @@ class _Connection(asyncio.Protocol):
         self._answered = answered
         self._received = b""
         self._since = 0.0
+        self._busy = False
+        self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without inheriting from it
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
+        self.closed = True
+        if self._busy and not self.done.done():
             self.done.set_exception(RuntimeError(f"connection lost: {exc}"))
 
     def send(self, request: bytes, since: float) -> None:
-        self._since = since
+        self._since, self._busy = since, True
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -177,7 +183,7 @@ class _Connection(asyncio.Protocol):
         head, found, body = self._received.partition(b"\r\n\r\n")
         if not found or len(body) < _content_length(head):
             return
-        self._received = b""
+        self._received, self._busy = b"", False
         if head.startswith(b"HTTP/1.1 200 "):
             self._answered(self, self._since)
         else:

@@ -77,14 +77,14 @@ def flops(model: PreTrainedModel, lengths: Sequence[int]) -> float:
 
 
 def flops_read_only(model: PreTrainedModel, lengths: Sequence[int]) -> float:
-    """What is left where the last layer computes keys and values for all tokens, the rest for one of each sequence."""
+    """What is left where the last layer projects all tokens, and does the rest for one token of each sequence."""
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     whole = flops(model, lengths)
     last_linear = 2 * sum(width * height for width, height in linears(model)) / layers
-    states = 2 * config.hidden_size * 2 * key_heads * head_size
+    states = 2 * config.hidden_size * (config.num_attention_heads + 2 * key_heads) * head_size
     spared = sum(length - 1 for length in lengths) * (last_linear - states)
     pairs = 4 * config.num_attention_heads * head_size * sum(length * (length - 1) for length in lengths)
     return float(whole - spared - pairs)

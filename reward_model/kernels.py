@@ -6,9 +6,9 @@ benchmarks/attention.py. Knows tensors and spans, not models.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from reward_model.spans import Layout, Range, Span
 SCORES = 2**20
 #: Queries of one tile where not all of them see the same keys: fewer see less, more are faster.
 ROWS = 256
+#: Rows of keys and values that `by_varlen` copies at once for those who share them: half a gigabyte in a large model.
+GATHERED = 2**17
 #: Older releases of torch (2.11) want one key head for each query head.
 _TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters
 #: Its annotations differ between releases too.
@@ -193,10 +195,15 @@ def by_varlen(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tens
     Returns:
         [T, heads, head_size].
     """
-    row = layout.made("varlen", lambda: _VarlenRow.of(layout, query.device))
+    rows = layout.made("varlen", lambda: tuple(_varlen_rows(layout, query.device)))
+    pieces = [_varlen(query, states, row, rule) for row in rows]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _varlen(query: Tensor, states: States, row: "_VarlenRow", rule: Rule) -> Tensor:
     q, k, v = (tensor.transpose(0, 1) for tensor in (query, states.key, states.value))
     if row.rows is not None:
-        k, v = k[row.rows], v[row.rows]
+        q, k, v = q[row.queries], k[row.rows], v[row.rows]
     repeats = q.shape[1] // k.shape[1]
     if repeats > 1 and not _TAKES_GROUPS:
         k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
@@ -219,14 +226,16 @@ def by_varlen(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tens
 
 @dataclass(frozen=True, slots=True)
 class _VarlenRow:
-    """A layout in the kernel's terms, on its device.
+    """Some spans in the kernel's terms, on its device.
 
     Attributes:
+        queries: their rows.
         cu_queries, cu_keys: [spans + 1] int32, cumulative numbers.
         most_queries, most_keys: of one span.
         rows: [sum of all num_keys] int64, where the keys stand; None where that is the row itself.
     """
 
+    queries: slice
     cu_queries: Tensor
     cu_keys: Tensor
     most_queries: int
@@ -234,15 +243,31 @@ class _VarlenRow:
     rows: Tensor | None
 
     @classmethod
-    def of(cls, layout: Layout, device: torch.device) -> "_VarlenRow":
-        queries = [span.queries for span in layout.spans]
-        keys = [span.num_keys for span in layout.spans]
-        itself = layout.states is None and all(span.alone for span in layout.spans)
-        rows = () if itself else chain.from_iterable(range(*run) for span in layout.spans for run in span.keys)
+    def of(cls, spans: Sequence[Span], device: torch.device, *, gathered: bool) -> "_VarlenRow":
+        queries = [span.queries for span in spans]
+        keys = [span.num_keys for span in spans]
+        rows = torch.cat([torch.arange(*run) for span in spans for run in span.keys]) if gathered else None
         return cls(
+            slice(spans[0].start, spans[-1].stop),
             to_device(torch.tensor([0, *accumulate(queries)], dtype=torch.int32), device),
             to_device(torch.tensor([0, *accumulate(keys)], dtype=torch.int32), device),
             max(queries),
             max(keys),
-            None if itself else to_device(torch.tensor(list(rows)), device),
+            None if rows is None else to_device(rows, device),
         )
+
+
+def _varlen_rows(layout: Layout, device: torch.device) -> Iterator[_VarlenRow]:
+    """The whole row at once, or, where keys have to be gathered, as many spans at a time as memory should hold."""
+    if layout.states is None and all(span.alone for span in layout.spans):
+        yield _VarlenRow.of(layout.spans, device, gathered=False)
+        return
+    some: list[Span] = []
+    keys = 0
+    for span in layout.spans:
+        if some and keys + span.num_keys > GATHERED:
+            yield _VarlenRow.of(some, device, gathered=True)
+            some, keys = [], 0
+        some.append(span)
+        keys += span.num_keys
+    yield _VarlenRow.of(some, device, gathered=True)

@@ -2,8 +2,8 @@
 
 A score depends on one token's last hidden state, so in the last layer all other tokens matter as keys and values only:
 in a model of six layers that saves an eighth of the work. Exact, and the same with gradients. It is done with hooks, so
-that the layer's own code runs: once up to its attention for all tokens, then as a whole for those that are read. Knows
-layers and layouts, not architectures.
+that the layer's own code runs: once up to its attention for all tokens (their queries are thrown away), then as a whole
+for those that are read. Knows layers and layouts, not architectures.
 """
 
 import logging
