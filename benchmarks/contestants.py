@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,8 +200,9 @@ def running(
         _until_ready(process, port, contestant, log)
         yield Running(contestant, port, process, time.perf_counter() - started)
     finally:
-        for number in (signal.SIGCONT, signal.SIGKILL):
-            os.killpg(process.pid, number)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            for number in (signal.SIGCONT, signal.SIGKILL):
+                os.killpg(process.pid, number)
         process.wait()
 
 
