@@ -2,19 +2,17 @@
 
     python -m benchmarks.attention [--dtype bfloat16] [--causal] [--rounds 7]
 
-One packed row of equally long sequences, about as many tokens as a batch has; microseconds a sequence and ratios.
+One packed row of equally long sequences, about 2,048 tokens (one sequence where that is longer); microseconds for each
+sequence, and ratios.
 """
 
 import argparse
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from benchmarks import machine
-from benchmarks.timing import alternate
+from benchmarks.timing import alternate, seconds
 from reward_model.kernels import Rule, States, by_matmul, by_sdpa
 from reward_model.packing import pack
 from reward_model.spans import Layout
@@ -53,7 +51,7 @@ def row(heads: int, key_heads: int, size: int, length: int, flags: argparse.Name
         torch.randn(count * length, n, size, dtype=getattr(torch, flags.dtype)).transpose(0, 1)
         for n in (heads, key_heads, key_heads)
     )
-    ways: dict[str, Callable[[], Tensor]] = {
+    ways = {
         "matmul": lambda: torch.cat(
             [by_matmul(query, States(key, value), layout, span, rule) for span in layout.spans]
         ),
@@ -68,13 +66,6 @@ def row(heads: int, key_heads: int, size: int, length: int, flags: argparse.Name
         f"| {heads}/{key_heads} x {size} | {length} | {each['matmul']:.0f} | {each['sdpa']:.0f} |"
         f" {sorted(ratios)[len(ratios) // 2]:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
     )
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """How long it takes, by the wall clock."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ dtype. `useful` counts the operations of real tokens, not of padding; `computed`
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from transformers import PreTrainedModel
 
 from benchmarks import machine, shapes
 from benchmarks.texts import HELD_OUT, token_ids
-from benchmarks.timing import Sample, alternate
+from benchmarks.timing import Sample, alternate, seconds
 from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered
@@ -120,13 +119,6 @@ def plain_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
 def ratio_of(slow: Sample, fast: Sample) -> Sample:
     """Round by round."""
     return Sample(tuple(a / b for a, b in zip(slow.values, fast.values, strict=True)))
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """How long it takes, by the wall clock."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def run_engine(model: RewardModel, sequences: Sequence[list[int]], budget: int) -> list[float]:

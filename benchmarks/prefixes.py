@@ -9,7 +9,6 @@ same scores up to rounding. `limit` is the ratio of the tokens.
 import argparse
 import json
 import random
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import machine, shapes
-from benchmarks.timing import Sample, alternate
+from benchmarks.timing import Sample, alternate, seconds
 from reward_model.model import RewardModel
 from reward_model.packing import pack
 from reward_model.precision import choose_precision
@@ -85,13 +84,6 @@ def run(model: RewardModel, sequences: Sequence[Sequence[int]], share_prefixes: 
     """All scores, as one batch."""
     values: list[float] = model(**pack(sequences, share_prefixes=share_prefixes).tensors())[:, 0].tolist()
     return values
-
-
-def seconds(way: partial[list[float]]) -> float:
-    """How long it takes, by the wall clock."""
-    start = time.perf_counter()
-    way()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks import machine, shapes
-from benchmarks.engine import plain_model, ratio_of, run_padded, seconds
-from benchmarks.timing import alternate
+from benchmarks.engine import plain_model, ratio_of, run_padded
+from benchmarks.timing import alternate, seconds
 from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered

@@ -1,8 +1,9 @@
 """Candidates measured in turns, so that whatever else the machine does hits all of them alike.
 
-Knows numbers only: what a candidate measures, and in which unit, is its own business.
+Knows numbers and a clock: what a candidate measures, and in which unit, is its own business.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -45,3 +46,10 @@ def alternate(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dic
         for name in names if turn % 2 == 0 else reversed(names):
             measured[name].append(candidates[name]())
     return {name: Sample(tuple(values)) for name, values in measured.items()}
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long it takes, by the wall clock."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

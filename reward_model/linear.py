@@ -121,7 +121,7 @@ def _works(like: Tensor) -> bool:
     x, weight, bias = (torch.randn(shape).to(like.dtype) for shape in ((3, 16), (24, 16), (24,)))
     try:
         plain, gelu = PackedLinear(weight, bias)(x), PackedLinear(weight, bias, gelu=True)(x)
-    except (RuntimeError, AttributeError, NotImplementedError):
+    except (RuntimeError, AttributeError):
         log.info("oneDNN's linear layers do not work here", exc_info=True)
         return False
     expected = F.linear(x.double(), weight.double(), bias.double())

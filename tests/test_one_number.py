@@ -8,7 +8,7 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from reward_model import checkpoint
 from reward_model.model import RewardModel
@@ -37,17 +37,6 @@ MORE = {
 }
 
 
-def transformers_score(directory: Path, conversation: Conversation) -> float:
-    """What anybody gets from the checkpoint directory with transformers alone."""
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForSequenceClassification.from_pretrained(directory, attn_implementation="eager").eval()
-    turns = [*conversation.prompt, Message("assistant", conversation.response)]
-    text = tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in turns], tokenize=False)
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-    with torch.no_grad():
-        return float(model(input_ids=ids).logits[0, 0])
-
-
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_a_loaded_checkpoint_scores_a_mixed_batch_like_transformers_scores_each_alone(
     architecture: str, checkpoint_of: Callable[[str], Path]
@@ -55,7 +44,7 @@ def test_a_loaded_checkpoint_scores_a_mixed_batch_like_transformers_scores_each_
     directory = checkpoint_of(architecture)
     loaded = checkpoint.load(directory, device="cpu", dtype="float32")
     scores = loaded.model.score([loaded.renderer.render(conversation) for conversation in CONVERSATIONS])
-    expected = [transformers_score(directory, conversation) for conversation in CONVERSATIONS]
+    expected = [tiny.transformers_score(directory, conversation) for conversation in CONVERSATIONS]
     assert [score.value for score in scores] == pytest.approx(expected, abs=1e-5)
     assert max(expected) - min(expected) > 0.05, "scores too alike to show a mix-up"
 

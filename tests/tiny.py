@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -15,6 +16,7 @@ from reward_model import checkpoint
 from reward_model.calibration import Calibration, reward_statistics
 from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
+from reward_model.records import Conversation, Message
 from reward_model.rendering import Rendered
 from reward_model.template import DECODER_TEMPLATE, ENCODER_TEMPLATE
 
@@ -136,3 +138,14 @@ def tiny_checkpoint(directory: Path, architecture: str, *, max_length: int = 200
     reward = reward_statistics([score.value for score in model.eval().score(sample)])
     checkpoint.save(model, tokenizer, directory, max_length=max_length, calibration=calibration, reward=reward)
     return directory
+
+
+def transformers_score(directory: Path, conversation: Conversation) -> float:
+    """What anybody gets from the checkpoint directory with transformers alone."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForSequenceClassification.from_pretrained(directory, attn_implementation="eager").eval()
+    turns = [*conversation.prompt, Message("assistant", conversation.response)]
+    text = tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in turns], tokenize=False)
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return float(model(input_ids=ids).logits[0, 0])

@@ -17,7 +17,7 @@ import tiny
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from reward_model import checkpoint
 from reward_model.backbone import Backbone
@@ -336,16 +336,6 @@ def test_a_checkpoint_scores_what_its_own_template_renders(kind: str, template: 
     rendered = [loaded.renderer.render(conversation) for conversation in CONVERSATIONS]
     with_bos = [one.token_ids.count(tokenizer.bos_token_id) for one in rendered]
     assert with_bos == [1 if template == DECODER_TEMPLATE else 0] * len(CONVERSATIONS)
-    expected = [_transformers_score(tmp_path, conversation) for conversation in CONVERSATIONS]
+    expected = [tiny.transformers_score(tmp_path, conversation) for conversation in CONVERSATIONS]
     scores = [score.value for score in loaded.model.score(rendered)]
     assert scores == pytest.approx(expected, abs=TOLERANCE * max(map(abs, expected)))
-
-
-def _transformers_score(directory: Path, conversation: Conversation) -> float:
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForSequenceClassification.from_pretrained(directory, attn_implementation="eager").eval()
-    turns = [*conversation.prompt, Message("assistant", conversation.response)]
-    text = tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in turns], tokenize=False)
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-    with torch.no_grad():
-        return float(model(input_ids=ids).logits[0, 0])

@@ -43,7 +43,7 @@ async def test_the_scoring_routes_go_straight_and_still_refuse_other_methods() -
 @pytest.mark.parametrize("path", ["/one/{key}", "/two"])
 def test_a_route_that_needs_fastapi_is_refused_when_the_service_is_put_together(path: str) -> None:
     async def with_key(request: Request, key: str = Depends(asyncio.Event)) -> Response:
-        raise NotImplementedError
+        pytest.fail("it was called past the dependency that it needs")
 
     router = APIRouter()
     router.add_api_route(path, straight if "{" in path else with_key, methods=["POST"])
