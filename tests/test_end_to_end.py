@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 from serving import serving
-from test_one_number import CONVERSATIONS, transformers_score
+from test_one_number import CONVERSATIONS
 
 from reward_model import checkpoint
 from reward_model.records import Conversation
@@ -36,7 +36,7 @@ async def test_the_served_score_is_that_of_transformers_alone(
     directory = checkpoint_of(architecture)
     async with serving(loader(directory)) as (client, _):
         response = await client.post("/score", json={"inputs": [wire(one) for one in CONVERSATIONS]})
-    expected = [transformers_score(directory, conversation) for conversation in CONVERSATIONS]
+    expected = [tiny.transformers_score(directory, conversation) for conversation in CONVERSATIONS]
     assert response.json()["scores"] == pytest.approx(expected, abs=1e-4)
 
 
