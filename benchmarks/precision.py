@@ -14,9 +14,9 @@ import torch
 import transformers
 
 from reward_model import checkpoint
-from training.batches import RenderedPair, render_pairs
 from training.data import RowReport, read_preferences
-from training.scoring import score_pairs
+from training.examples import Example, render_examples
+from training.scoring import score_groups
 
 HELD_OUT = Path(__file__).parent.parent / "training" / "demo" / "heldout.jsonl"
 
@@ -39,7 +39,7 @@ def row(directory: Path, dataset_name: str) -> str:
     """One line of the table."""
     exact, rounded = (checkpoint.load(directory, dtype=dtype) for dtype in ("float32", "bfloat16"))
     assert exact.reward is not None
-    examples = render_pairs(read_preferences(dataset_name).pairs, exact.renderer, RowReport())
+    examples = list(render_examples(read_preferences(dataset_name).pairs, exact.renderer, RowReport()))
     reference, measured = _scores(exact, examples), _scores(rounded, examples)
     errors = (reference - measured).abs() / exact.reward.std
     changed = ((reference[0] > reference[1]) != (measured[0] > measured[1])).sum()
@@ -49,9 +49,9 @@ def row(directory: Path, dataset_name: str) -> str:
     )
 
 
-def _scores(loaded: checkpoint.Checkpoint, examples: list[RenderedPair]) -> torch.Tensor:
+def _scores(loaded: checkpoint.Checkpoint, examples: list[Example]) -> torch.Tensor:
     """[2, n]: chosen and rejected rewards."""
-    return torch.tensor(score_pairs(loaded.model, examples), dtype=torch.float64).T
+    return torch.tensor(score_groups(loaded.model, [one.sequences for one in examples]), dtype=torch.float64).T
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def measure(
 @torch.inference_mode()
 def run(model: RewardModel, sequences: Sequence[Sequence[int]], share_prefixes: bool) -> list[float]:  # noqa: FBT001
     """All scores, as one batch."""
-    values: list[float] = model(**pack(sequences, share_prefixes=share_prefixes).tensors())[:, 0].tolist()
+    values: list[float] = model(pack(sequences, share_prefixes=share_prefixes))[:, 0].tolist()
     return values
 
 

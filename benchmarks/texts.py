@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 
 from reward_model.rendering import Rendered, Renderer
 from reward_model.template import ENCODER_TEMPLATE
-from training.batches import render_pairs
 from training.data import RowReport, read_preferences
 from training.demo.backbone import installed_backbone
+from training.examples import render_examples
 
 HELD_OUT = Path(__file__).parent.parent / "training" / "demo" / "heldout.jsonl"
 
@@ -34,8 +34,8 @@ def token_ids(dataset: str, count: int, *, source: str = "", max_length: int = 5
     renderer = Renderer(tokenizer, rendering="chat_template", max_length=max_length, vocab_size=len(tokenizer))
     pairs = [pair for pair in read_preferences(dataset).pairs if (pair.source or "").startswith(source)]
     random.Random(seed).shuffle(pairs)
-    examples = render_pairs(pairs[:count], renderer, RowReport())
-    rendered: list[Rendered] = [one for example in examples for one in (example.chosen, example.rejected)]
+    examples = render_examples(pairs[:count], renderer, RowReport())
+    rendered: list[Rendered] = [one for example in examples for one in example.sequences]
     different = list(dict.fromkeys(tuple(one.token_ids) for one in rendered))
     random.Random(seed).shuffle(different)
     return [list(ids) for ids in different[:count]]

@@ -70,7 +70,7 @@ class RewardModel(nn.Module):
         trial = Trial(model)
         self.backbone: Backbone = choose_backbone(model, trial)
         self._trial = trial.sequences
-        if problem := trial.of_scores(lambda batch: self(**batch.tensors())):
+        if problem := trial.of_scores(self):
             msg = (
                 f"the head of {type(model).__name__} is not read as transformers reads it: its scores are {problem};"
                 " take another architecture"
@@ -109,21 +109,12 @@ class RewardModel(nn.Module):
             return False
         return float(error) <= ROUNDING[self.precision.dtype]
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        cu_seqlens: Tensor,
-        ends: Tensor,
-        parents: Tensor | None = None,
-        segment_ids: Tensor | None = None,
-    ) -> Tensor:
-        """The labels' values of each sequence of a packed batch; see `PackedBatch` for the arguments.
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """The labels' values of each sequence of a packed batch, on any device.
 
         Returns:
             [n, labels] fp32, with gradients if they are enabled.
         """
-        batch = PackedBatch(input_ids, position_ids, cu_seqlens, ends, parents, segment_ids)
         rows = read_rows(batch, self.pooling, self.model.config.get_text_config().pad_token_id)
         batch = batch.to(self.model.device)
         hidden = self.backbone.hidden_states(batch, rows)
@@ -171,7 +162,7 @@ class RewardModel(nn.Module):
         sequences = [one.token_ids for one in inputs]
         runs = shared_runs(sequences) if self._shares_prefixes else separate_runs(sequences)
         batch = pack_runs(runs, sequences, [one.segment_ids for one in inputs])
-        logits: Tensor = self(**batch.tensors())
+        logits: Tensor = self(batch)
         return logits, runs.reused([len(sequence) for sequence in sequences])
 
     @property

@@ -6,7 +6,7 @@ can share their first run of tokens, as in a radix tree (Zheng et al. 2023, arXi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 
 import torch
@@ -42,11 +42,6 @@ class PackedBatch:
         moved = {name: to_device(getattr(self, name), device) for name in ("input_ids", "position_ids")}
         segment_ids = None if self.segment_ids is None else to_device(self.segment_ids, device)
         return replace(self, **moved, segment_ids=segment_ids)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The arguments of `RewardModel.forward`."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from reward_model import checkpoint
 from reward_model.model import RewardModel
-from reward_model.packing import pack
+from reward_model.packing import PackedBatch, pack
 from reward_model.precision import choose_precision
 from reward_model.records import Conversation, Message, as_prompt
 from reward_model.rendering import Rendered
@@ -56,7 +56,7 @@ def test_the_training_forward_gives_the_served_score(architecture: str, checkpoi
     rendered = [loaded.renderer.render(conversation) for conversation in CONVERSATIONS]
     network = AutoModelForSequenceClassification.from_pretrained(directory).eval()
     trained = RewardModel(network, choose_precision("cpu", "float32"))
-    from_forward = trained(**_packed(rendered))[:, 0]
+    from_forward = trained(_packed(rendered))[:, 0]
     assert from_forward.requires_grad
     assert from_forward.tolist() == pytest.approx([score.value for score in loaded.model.score(rendered)], abs=1e-5)
 
@@ -92,7 +92,7 @@ def test_gradients_of_the_packed_forward_equal_those_of_transformers_alone(share
     expected = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     network.zero_grad()
     model = RewardModel(network, choose_precision("cpu", "float32"))
-    model(**pack(sequences, share_prefixes=share_prefixes).tensors()).sum().backward()
+    model(pack(sequences, share_prefixes=share_prefixes)).sum().backward()
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
@@ -159,8 +159,8 @@ def _loaded(directory: Path) -> checkpoint.Checkpoint:
     return _cache[directory]
 
 
-def _packed(rendered: list[Rendered]) -> dict[str, torch.Tensor]:
-    return pack([one.token_ids for one in rendered]).tensors()
+def _packed(rendered: list[Rendered]) -> PackedBatch:
+    return pack([one.token_ids for one in rendered])
 
 
 def _assert_packed_equals_alone(network: tiny.PreTrainedModel, sequences: list[list[int]]) -> RewardModel:

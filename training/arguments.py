@@ -3,10 +3,15 @@
 Knows no models and no data.
 """
 
+import math
 from dataclasses import dataclass, field
+from typing import cast, get_args
 
 import torch
 from transformers import TrainingArguments
+
+from reward_model.scores import Scalarisation
+from training.objectives import LossType, Objective
 
 
 @dataclass
@@ -33,13 +38,43 @@ class RewardTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Tokens of prompt and response; default: what the model reads, 1024 at most."},
     )
-    max_pairs: int | None = field(default=None, metadata={"help": "Use only the first so many pairs."})
+    max_pairs: int | None = field(default=None, metadata={"help": "Use only the first so many pairs (or ratings)."})
+    max_batch_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Tokens computed at once, which bounds memory; default: 4096 on a CPU, else 16384."},
+    )
+    loss_type: str = field(
+        default="bradley_terry",
+        metadata={"help": "What is minimised.", "choices": list(get_args(LossType))},
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "How often a label is taken to be wrong, from 0 to below 0.5."}
+    )
+    center_rewards_coefficient: float | None = field(
+        default=None,
+        metadata={"help": "Weight of (chosen + rejected)^2, which draws the rewards' mean to 0; say 0.01."},
+    )
+    attributes: list[str] | None = field(
+        default=None, metadata={"help": "Columns with the ratings that --loss_type regression learns."}
+    )
+    attribute_weights: list[float] | None = field(
+        default=None, metadata={"help": "What each attribute counts for in the reward; needed where there are several."}
+    )
     disable_dropout: bool = field(default=True, metadata={"help": "Train without dropout (Stiennon et al. 2020)."})
+    head_seed: int = field(
+        default=0,
+        metadata={"help": "Seed of the score head; the same for all runs that are to be averaged (training.average)."},
+    )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Each layer's learning rate as a share of that of the layer above it."}
+    )
+    head_learning_rate_factor: float = field(
+        default=1.0, metadata={"help": "The score head's learning rate, as a multiple of --learning_rate."}
+    )
 
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the pairs."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Pairs per step and device."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Pairs per evaluation batch."})
     lr_scheduler_type: str = field(default="linear", metadata={"help": "Schedule after the warm-up."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up steps; below 1, a share of all steps."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices."})
@@ -65,17 +100,67 @@ class RewardTrainingArguments(TrainingArguments):
         if self.max_length is not None and self.max_length < 1:
             msg = f"--max_length must be positive, not {self.max_length}"
             raise ValueError(msg)
-        if self.max_pairs is not None and self.max_pairs < 1:
-            msg = f"--max_pairs must be positive, not {self.max_pairs}"
-            raise ValueError(msg)
-        if self.label_smoothing_factor:
-            msg = "--label_smoothing_factor is for classification; soften the pairs' `label` column instead"
-            raise ValueError(msg)
-        if self.train_sampling_strategy != "random":
-            msg = f"--train_sampling_strategy {self.train_sampling_strategy}: pairs are packed and drawn at random"
-            raise ValueError(msg)
+        for name in ("max_pairs", "max_batch_tokens"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"--{name} must be positive, not {value}")
+        self._check_objective()
+        self._check_meaningless()
         self.remove_unused_columns = False
         # Where there is nothing but a CPU, transformers wants to be told so before it trains in bf16.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()  # type: ignore[no-untyped-call]
+
+    @property
+    def scalarisation(self) -> Scalarisation:
+        """What the head's labels are, and what each counts for."""
+        if not self.attributes:
+            return Scalarisation()
+        return Scalarisation(tuple(self.attributes), tuple(self.attribute_weights or [1.0]))
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return Objective(cast("LossType", self.loss_type), self.label_smoothing, self.center_rewards_coefficient or 0.0)
+
+    def _check_objective(self) -> None:
+        _check(self.loss_type in get_args(LossType), f"--loss_type must be one of {', '.join(get_args(LossType))}")
+        _check(
+            0 <= self.label_smoothing < 0.5, f"--label_smoothing must be within [0, 0.5), not {self.label_smoothing}"
+        )
+        coefficient = self.center_rewards_coefficient
+        _check(
+            coefficient is None or coefficient >= 0,
+            f"--center_rewards_coefficient must be 0 or more, not {coefficient}",
+        )
+        _check(0 < self.layer_decay <= 1, f"--layer_decay must be within (0, 1], not {self.layer_decay}")
+        factor = self.head_learning_rate_factor
+        _check(factor > 0, f"--head_learning_rate_factor must be positive, not {factor}")
+        regression = self.loss_type == "regression"
+        _check(regression == bool(self.attributes), "--attributes and --loss_type regression need each other")
+        _check(not (regression and self.label_smoothing), "--label_smoothing: ratings are no labels")
+        _check(not (regression and coefficient), "--center_rewards_coefficient: ratings have a level of their own")
+        names, weights = self.attributes or [], self.attribute_weights
+        _check(len(set(names)) == len(names), "--attributes must differ")
+        _check(len(weights or names[:1]) == len(names), "--attribute_weights needs one number for each of --attributes")
+        finite = all(map(math.isfinite, weights or [1.0])) and any(weights or [1.0])
+        _check(finite, "--attribute_weights must be finite, and not all 0")
+
+    def _check_meaningless(self) -> None:
+        """Flags of transformers that could not be honoured."""
+        batches = self.per_device_eval_batch_size
+        _check(batches == _EVAL_BATCH_SIZE, "--per_device_eval_batch_size: batches are bounded by --max_batch_tokens")
+        _check(not self.torch_empty_cache_steps, "--torch_empty_cache_steps: memory is bounded by --max_batch_tokens")
+        smoothing = "--label_smoothing_factor is for classification; for preferences it is --label_smoothing"
+        _check(not self.label_smoothing_factor, smoothing)
+        sampling = f"--train_sampling_strategy {self.train_sampling_strategy}: pairs are packed and drawn at random"
+        _check(self.train_sampling_strategy == "random", sampling)
+
+
+#: transformers' default.
+_EVAL_BATCH_SIZE = 8
+
+
+def _check(holds: bool, message: str) -> None:  # noqa: FBT001 - what holds comes first, as in an assertion
+    if not holds:
+        raise ValueError(message)

@@ -4,9 +4,10 @@ Any Hugging Face encoder or decoder will do. Knows nothing of data or optimisers
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -34,7 +35,7 @@ class Base:
     """What training starts from.
 
     Attributes:
-        network: a sequence classifier with one label, in fp32.
+        network: a sequence classifier with the labels asked for, in fp32.
         tokenizer: with a chat template that does not depend on the clock.
         positions: how many tokens the model can read.
     """
@@ -44,8 +45,16 @@ class Base:
     positions: int
 
 
-def load_base(name: str, *, disable_dropout: bool = True) -> Base:
+def load_base(
+    name: str, *, labels: Sequence[str] = ("reward",), disable_dropout: bool = True, head_seed: int = 0
+) -> Base:
     """Loads a base model by directory or hub name.
+
+    Args:
+        name: which.
+        labels: what the head gives, by name.
+        disable_dropout: train without.
+        head_seed: of the weights that are new; the random numbers of whoever calls are left alone.
 
     Raises:
         CheckpointRefused: it cannot become a reward model whose score is well defined.
@@ -53,7 +62,9 @@ def load_base(name: str, *, disable_dropout: bool = True) -> Base:
     directory = locate(name)
     check_safe(directory)
     tokenizer = load_tokenizer(directory)
-    network = _with_head(directory, disable_dropout=disable_dropout)
+    with torch.random.fork_rng():
+        torch.manual_seed(head_seed)
+        network = _with_head(directory, labels, disable_dropout=disable_dropout)
     is_decoder = hasattr(network, "score")
     if is_decoder:
         _set_template(tokenizer, DECODER_TEMPLATE)
@@ -64,9 +75,9 @@ def load_base(name: str, *, disable_dropout: bool = True) -> Base:
     return Base(network, tokenizer, usable_positions(network))
 
 
-def _with_head(directory: Path, *, disable_dropout: bool) -> PreTrainedModel:
+def _with_head(directory: Path, labels: Sequence[str], *, disable_dropout: bool) -> PreTrainedModel:
     try:
-        config = AutoConfig.from_pretrained(directory, num_labels=1, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, **_named(labels))
         if disable_dropout:
             _disable_dropout(config)
         network, info = AutoModelForSequenceClassification.from_pretrained(
@@ -92,6 +103,13 @@ def _with_head(directory: Path, *, disable_dropout: bool) -> PreTrainedModel:
         raise CheckpointRefused(msg)
     logger.info("new at random: %s", ", ".join(sorted(made_up)) or "nothing, the base already has a score head")
     return cast("PreTrainedModel", network)
+
+
+def _named(labels: Sequence[str]) -> dict[str, Any]:
+    """What the config is to say of the labels; one alone needs no name."""
+    if len(labels) == 1:
+        return {"num_labels": 1}
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
 
 
 def _disable_dropout(config: PreTrainedConfig) -> None:

@@ -1,97 +1,115 @@
-"""Preference pairs as packed batches: all sequences in one row of tokens, no padding, prompts perhaps shared.
+"""Examples as packed batches: no padding, a prompt computed once for its responses, and memory bounded by tokens.
 
-Knows rendering and packing, not losses.
+How many examples make a step decides what is learned; how many tokens are computed at once decides nothing but memory
+and speed. So the step's examples are dealt into packs of a token budget, whose weighted losses add up to the step's.
+Knows packing, not losses.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from reward_model.errors import InputError, TooLong
-from reward_model.packing import pack
-from reward_model.rendering import Rendered, Renderer
-from training.data import RowReport
-from training.pairs import BadRow, PreferencePair, Reason
+from reward_model.packing import PackedBatch, pack
+from reward_model.prefixes import shared_runs
+from training.examples import Example
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedPair:
-    """One training example; its prompt was cut once for both responses."""
+class Pack:
+    """Some examples of a step, computed in one forward pass: `n` sequences, `p` comparisons.
 
-    pair: PreferencePair
-    chosen: Rendered
-    rejected: Rendered
-
-
-def render_pairs(pairs: Sequence[PreferencePair], renderer: Renderer, report: RowReport) -> list[RenderedPair]:
-    """Renders every pair; what cannot be trained on is added to `report` and left out.
-
-    A pair is cut in its prompt where it is too long; one whose response alone is too long is a bad row, for a response
-    is never cut.
+    Attributes:
+        batch: the sequences, example after example.
+        examples: [n] int64, which example of the step each sequence is of.
+        chosen, rejected: [p] int64, sequences.
+        margin: [p], NaN where nobody stated one.
+        label: [p], probability that the chosen response is the better one.
+        weight: [p], 1 / the number of comparisons of its example.
+        ratings: [n, k], NaN where nobody rated; k may be 0.
     """
-    examples = []
-    for pair in tqdm(pairs, desc="rendering", unit="pair", disable=None):
-        try:
-            examples.append(_render_different(pair, renderer))
-        except BadRow as error:
-            report.add(pair.line, error)
-    return examples
+
+    batch: PackedBatch
+    examples: Tensor
+    chosen: Tensor
+    rejected: Tensor
+    margin: Tensor
+    label: Tensor
+    weight: Tensor
+    ratings: Tensor
 
 
-def _render_different(pair: PreferencePair, renderer: Renderer) -> RenderedPair:
-    rendered = render_pair(pair, renderer)
-    if rendered.chosen.token_ids == rendered.rejected.token_ids:
-        reason: Reason = "identical"
-        msg = "both responses render to the same tokens"
-        raise BadRow(reason, msg)
-    return rendered
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one device learns from before gradients are summed up.
 
-
-def render_pair(pair: PreferencePair, renderer: Renderer) -> RenderedPair:
-    """Renders one pair, its prompt cut where it must be.
-
-    Raises:
-        BadRow: a response does not fit, or the template has no form for the pair.
+    Attributes:
+        packs: one or more.
+        lines: of the examples, in the order that `Pack.examples` counts.
     """
-    try:
-        chosen, rejected = renderer.render_group(pair.prompt, [pair.chosen, pair.rejected], truncate=True)
-    except InputError as error:
-        reason: Reason = "too_long" if isinstance(error, TooLong) else "not_renderable"
-        raise BadRow(reason, str(error)) from error
-    return RenderedPair(pair, chosen, rejected)
+
+    packs: tuple[Pack, ...]
+    lines: tuple[int, ...]
 
 
-class PairDataset(Dataset[RenderedPair]):
-    """Rendered pairs by index."""
+def collate(examples: Sequence[Example], *, max_batch_tokens: int, share_prefixes: bool = False) -> dict[str, Step]:
+    """Deals examples into packs of at most `max_batch_tokens` computed tokens, or one example where that is more.
 
-    def __init__(self, examples: Sequence[RenderedPair]) -> None:
-        self.examples = examples
+    Args:
+        examples: one or more.
+        max_batch_tokens: the budget of a pack.
+        share_prefixes: a prompt is computed once for its responses, which takes a causal model.
 
-    def __len__(self) -> int:
-        """How many pairs."""
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> RenderedPair:
-        """One pair."""
-        return self.examples[index]
-
-
-def collate(examples: Sequence[RenderedPair], *, share_prefixes: bool = False) -> dict[str, Tensor]:
-    """The arguments of `RewardModel.forward` for `n` pairs: first all chosen, then all rejected sequences.
-
-    With `share_prefixes` a prompt is computed once for both responses, which takes a causal model.
-    Where a pair states a margin there is also `margin` [n], 0 for pairs that state none; likewise `label` [n], 1.
+    Returns:
+        `{"step": step}`: transformers' Trainer hands mappings through as they are.
     """
-    rendered = [example.chosen for example in examples] + [example.rejected for example in examples]
-    ids, segment_ids = [one.token_ids for one in rendered], [one.segment_ids for one in rendered]
-    tensors = pack(ids, segment_ids, share_prefixes=share_prefixes).tensors()
-    margins = [example.pair.margin for example in examples]
-    if any(margin is not None for margin in margins):
-        tensors["margin"] = torch.tensor([margin or 0.0 for margin in margins])
-    if any(example.pair.label != 1 for example in examples):
-        tensors["label"] = torch.tensor([example.pair.label for example in examples])
-    return tensors
+    costs = [computed_tokens(example, share_prefixes=share_prefixes) for example in examples]
+    packs = [_pack(which, examples, share_prefixes=share_prefixes) for which in _deal(costs, max_batch_tokens)]
+    return {"step": Step(tuple(packs), tuple(example.line for example in examples))}
+
+
+def computed_tokens(example: Example, *, share_prefixes: bool) -> int:
+    """How many tokens a forward pass over `example` computes."""
+    sequences = [one.token_ids for one in example.sequences]
+    lengths = [len(ids) for ids in sequences]
+    return sum(lengths) - (sum(shared_runs(sequences).reused(lengths)) if share_prefixes else 0)
+
+
+def _deal(costs: Sequence[int], budget: int) -> list[list[int]]:
+    """Places by pack: the largest first, each into the first pack that has room for it."""
+    packs: list[list[int]] = []
+    rooms: list[int] = []
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        k = next((k for k, room in enumerate(rooms) if room >= costs[i]), None)
+        if k is None:
+            packs.append([i])
+            rooms.append(budget - costs[i])
+        else:
+            packs[k].append(i)
+            rooms[k] -= costs[i]
+    return packs
+
+
+def _pack(which: Sequence[int], examples: Sequence[Example], *, share_prefixes: bool) -> Pack:
+    members = [examples[i] for i in which]
+    sequences = [one for example in members for one in example.sequences]
+    first = [0, *accumulate(len(example.sequences) for example in members)]
+    comparisons = [(start, one) for start, example in zip(first, members, strict=False) for one in example.comparisons]
+    weights = [1 / len(example.comparisons) for example in members for _ in example.comparisons]
+    ratings = [row for example in members for row in example.ratings]
+    return Pack(
+        batch=pack(
+            [one.token_ids for one in sequences],
+            [one.segment_ids for one in sequences],
+            share_prefixes=share_prefixes,
+        ),
+        examples=torch.tensor([i for i in which for _ in examples[i].sequences]),
+        chosen=torch.tensor([start + one.chosen for start, one in comparisons], dtype=torch.int64),
+        rejected=torch.tensor([start + one.rejected for start, one in comparisons], dtype=torch.int64),
+        margin=torch.tensor([torch.nan if one.margin is None else one.margin for _, one in comparisons]),
+        label=torch.tensor([one.label for _, one in comparisons]),
+        weight=torch.tensor(weights),
+        ratings=torch.tensor(ratings) if ratings else torch.empty(len(sequences), 0),
+    )

@@ -4,16 +4,14 @@ Nothing is dropped silently: what is left out is counted by reason, with the lin
 not tokens or models.
 """
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from reward_model.records import Prompt
 from training.documents import write_document
-from training.pairs import BadRow, PreferencePair, fingerprint, to_pair
+from training.pairs import BadRow, PreferencePair, fingerprint
+from training.rankings import to_pairs
 from training.rows import DataError, read_rows
 
 #: How many lines of each kind of bad row are named.
@@ -119,48 +117,28 @@ def read_preferences(name: str, *, limit: int | None = None) -> Preferences:
         DataError: it cannot be read at all.
     """
     report = RowReport()
-    pairs = tuple(islice(_good_pairs(read_rows(name), report), limit))
-    if not pairs:
-        msg = f"{name}: no row can be used\n{report.table()}" if report.rows else f"{name}: there are no rows"
-        raise NoPairs(msg)
-    return Preferences(pairs, report)
+    return Preferences(tuple(read_pairs(name, report, limit=limit)), report)
 
 
-def _good_pairs(rows: Iterable[tuple[int, Any]], report: RowReport) -> Iterable[PreferencePair]:
-    for line, row in rows:
+def read_pairs(name: str, report: RowReport, *, limit: int | None = None) -> Iterator[PreferencePair]:
+    """The same one by one; what cannot be used is added to `report`, which is complete at the end.
+
+    A ranking is never divided, so that there may be a few more pairs than `limit`.
+    """
+    good = 0
+    for line, row in read_rows(name):
+        if limit is not None and good >= limit:
+            return
         report.rows += 1
         try:
             if isinstance(row, BadRow):
                 raise row
-            pair = to_pair(row, line)
+            pairs = to_pairs(row, line)
         except BadRow as error:
             report.add(line, error)
         else:
-            yield pair
-
-
-def split_by_prompt(preferences: Preferences, fraction: float, *, seed: int = 0) -> tuple[Preferences, Preferences]:
-    """Holds out a share of the prompts, so that no prompt stands on both sides.
-
-    Which prompts are held out depends on them and on `seed` alone, not on the order of the file. A fraction above zero
-    holds out at least one prompt and leaves at least one.
-
-    Args:
-        preferences: what to split; the report of bad rows stays with the larger part.
-        fraction: share of the prompts to hold out, within [0, 1).
-        seed: another one holds out others.
-
-    Returns:
-        The rest, and what is held out (empty if `fraction` is 0 or there is one prompt only).
-    """
-    prompts = sorted({pair.prompt for pair in preferences.pairs}, key=lambda prompt: _draw(prompt, seed))
-    wanted = max(1, round(fraction * len(prompts))) if fraction > 0 else 0
-    held_out = set(prompts[: min(wanted, len(prompts) - 1)])
-    rest = tuple(pair for pair in preferences.pairs if pair.prompt not in held_out)
-    drawn = tuple(pair for pair in preferences.pairs if pair.prompt in held_out)
-    return Preferences(rest, preferences.rejected_rows), Preferences(drawn, RowReport(rows=len(drawn)))
-
-
-def _draw(prompt: Prompt, seed: int) -> bytes:
-    turns = [(message.role, message.content) for message in prompt]
-    return hashlib.sha256(repr((seed, turns)).encode()).digest()
+            good += len(pairs)
+            yield from pairs
+    if not good:
+        msg = f"{name}: no row can be used\n{report.table()}" if report.rows else f"{name}: there are no rows"
+        raise NoPairs(msg)

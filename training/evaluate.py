@@ -22,14 +22,14 @@ from reward_model.calibration import agreement, reward_statistics
 from reward_model.checkpoint import Checkpoint, load
 from reward_model.errors import CheckpointRefused
 from reward_model.precision import DtypeName
-from reward_model.rendering import Renderer
-from training.batches import RenderedPair, render_pair
+from reward_model.rendering import Rendered, Renderer
 from training.data import RowReport, read_preferences
 from training.documents import write_document
 from training.evaluation import Evaluation, Provenance
+from training.examples import render_responses
 from training.pairs import BadRow, PreferencePair, fingerprint
 from training.rows import DataError
-from training.scoring import score_pairs
+from training.scoring import score_groups
 from training.statistics import Accuracy, accuracy, correlation, probability_quality
 
 #: Exit status for a checkpoint that must not be used, the same as the service's.
@@ -78,7 +78,7 @@ def evaluate(
     Args:
         checkpoint: a loaded checkpoint.
         pairs: one or more.
-        batch_tokens: see `score_pairs`.
+        batch_tokens: see `score_groups`.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -107,21 +107,20 @@ def _score_pairs(
             window = range(start, min(start + _WINDOW, len(pairs)))
             rendered = _render(checkpoint.renderer, {i: pairs[i] for i in window}, not_scored)
             bar.update(len(window) - len(rendered))
-            # Half a pair is scored at a time, in an order of its own.
-            values = score_pairs(
-                checkpoint.model, list(rendered.values()), batch_tokens, lambda done: bar.update(done / 2)
-            )
+            values = score_groups(checkpoint.model, list(rendered.values()), batch_tokens, bar.update)
             for (i, both), (chosen, rejected) in zip(rendered.items(), values, strict=True):
-                truncated = both.chosen.truncated or both.rejected.truncated
+                truncated = any(one.truncated for one in both)
                 scored[i] = _scored(pairs[i], chosen, rejected, truncated=truncated)
     return scored
 
 
-def _render(renderer: Renderer, pairs: dict[int, PreferencePair], not_scored: RowReport) -> dict[int, RenderedPair]:
-    rendered: dict[int, RenderedPair] = {}
+def _render(
+    renderer: Renderer, pairs: dict[int, PreferencePair], not_scored: RowReport
+) -> dict[int, tuple[Rendered, ...]]:
+    rendered: dict[int, tuple[Rendered, ...]] = {}
     for i, pair in pairs.items():
         try:
-            rendered[i] = render_pair(pair, renderer)
+            rendered[i] = render_responses(pair.prompt, [pair.chosen, pair.rejected], renderer)
         except BadRow as error:
             not_scored.add(pair.line, error)
     return rendered

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -17,9 +17,11 @@ from reward_model.records import Message, Prompt, Role, as_prompt
 
 #: Why a row is not used. The first three are found here; the others need a tokenizer and are found when rendering.
 Reason = Literal["malformed", "identical", "nothing_to_score", "too_long", "not_renderable"]
-_MALFORMED: Final = "malformed"
-_IDENTICAL: Final = "identical"
-_NOTHING: Final = "nothing_to_score"
+MALFORMED: Final = "malformed"
+IDENTICAL: Final = "identical"
+NOTHING: Final = "nothing_to_score"
+TOO_LONG: Final = "too_long"
+NOT_RENDERABLE: Final = "not_renderable"
 
 #: Columns that change what the prompt means and that no reward model here can read.
 _UNSUPPORTED = ("tools", "images", "chat_template_kwargs")
@@ -73,34 +75,54 @@ def to_pair(row: Any, line: int) -> PreferencePair:
     """
     if not isinstance(row, Mapping):
         msg = f"a row must be an object with `chosen` and `rejected`, not {type(row).__name__}"
-        raise BadRow(_MALFORMED, msg)
+        raise BadRow(MALFORMED, msg)
     for column in _UNSUPPORTED:
         if row.get(column):
             msg = f"the column `{column}` cannot be rendered, and without it the prompt would be another one"
-            raise BadRow(_MALFORMED, msg)
+            raise BadRow(MALFORMED, msg)
     prompt, chosen, rejected = _split(row)
     if chosen == rejected:
         msg = "both responses are the same"
-        raise BadRow(_IDENTICAL, msg)
-    source, category, subset = (_label(row, column) for column in ("source", "category", "subset"))
+        raise BadRow(IDENTICAL, msg)
+    source, category, subset = (label_of(row, column) for column in ("source", "category", "subset"))
     margin, label = _margin(row), _soft_label(row)
     if label < 0.5:
         if margin is not None:
             msg = "`label` says that `rejected` is better, `margin` by how much `chosen` is: they contradict each other"
-            raise BadRow(_MALFORMED, msg)
+            raise BadRow(MALFORMED, msg)
         chosen, rejected, label = rejected, chosen, 1 - label
     return PreferencePair(prompt, chosen, rejected, margin, source, category, line, subset, label)
 
 
 def fingerprint(pairs: Iterable[PreferencePair]) -> str:
     """`sha256:` over prompts, responses, margins and soft labels in order, whatever format they were stored in."""
-    digest = hashlib.sha256()
-    for pair in pairs:
-        turns = [[message.role, message.content] for message in pair.prompt]
-        fields = [turns, pair.chosen, pair.rejected, pair.margin, *([pair.label] if pair.label != 1 else [])]
-        canonical = json.dumps(fields, separators=(",", ":"))
-        digest.update(canonical.encode() + b"\n")
-    return f"sha256:{digest.hexdigest()}"
+    identity = Fingerprint()
+    for _ in identity.of_pairs(pairs):
+        pass
+    return str(identity)
+
+
+class Fingerprint:
+    """The identity of a data set, taken while it passes by; `str()` gives it at the end."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def of_pairs(self, pairs: Iterable[PreferencePair]) -> Iterator[PreferencePair]:
+        """Passes `pairs` on."""
+        for pair in pairs:
+            label = [pair.label] if pair.label != 1 else []
+            self.add(pair.prompt, pair.chosen, pair.rejected, pair.margin, *label)
+            yield pair
+
+    def add(self, prompt: Prompt, *fields: Any) -> None:
+        """Adds one record: a prompt, and what JSON can express."""
+        turns = [[message.role, message.content] for message in prompt]
+        self._digest.update(json.dumps([turns, *fields], separators=(",", ":")).encode() + b"\n")
+
+    def __str__(self) -> str:
+        """The identity so far."""
+        return f"sha256:{self._digest.hexdigest()}"
 
 
 def split_transcript(text: str) -> Prompt:
@@ -118,8 +140,8 @@ def _split(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
         return _split_implicit(chosen, rejected) if prompt is None else _split_strings(prompt, chosen, rejected)
     if isinstance(chosen, str) or isinstance(rejected, str):
         msg = "`chosen` and `rejected` must both be strings or both be lists of messages"
-        raise BadRow(_MALFORMED, msg)
-    return _split_turns(() if prompt is None else _turns(prompt, "prompt"), chosen, rejected)
+        raise BadRow(MALFORMED, msg)
+    return _split_turns(() if prompt is None else turns_of(prompt, "prompt"), chosen, rejected)
 
 
 def _split_turns(lead: Prompt, chosen: Prompt, rejected: Prompt) -> tuple[Prompt, str, str]:
@@ -127,10 +149,10 @@ def _split_turns(lead: Prompt, chosen: Prompt, rejected: Prompt) -> tuple[Prompt
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         if not turns:
             msg = f"`{name}` has no turns"
-            raise BadRow(_NOTHING, msg)
+            raise BadRow(NOTHING, msg)
         if turns[-1].role != "assistant":
             msg = f"the last turn of `{name}` is not the assistant's"
-            raise BadRow(_MALFORMED, msg)
+            raise BadRow(MALFORMED, msg)
     n = len(lead)
     # Some sets repeat the prompt column at the beginning of both conversations.
     if n < min(len(chosen), len(rejected)) and chosen[:n] == rejected[:n] == lead:
@@ -144,13 +166,13 @@ def _different_prompts(chosen: Prompt, rejected: Prompt) -> BadRow:
     shared = min(len(chosen), len(rejected))
     if chosen[:shared] == rejected[:shared]:
         msg = "one conversation is only the beginning of the other: no response is left"
-        return BadRow(_NOTHING, msg)
+        return BadRow(NOTHING, msg)
     msg = "the turns before the last one differ, so the two responses do not answer the same prompt"
-    return BadRow(_MALFORMED, msg)
+    return BadRow(MALFORMED, msg)
 
 
 def _split_strings(prompt: Any, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
-    turns = _turns(prompt, "prompt")
+    turns = turns_of(prompt, "prompt")
     if not isinstance(prompt, str) or not split_transcript(prompt):
         return turns, chosen, rejected
     if turns[-1].role == "assistant":
@@ -174,17 +196,17 @@ def _split_implicit(chosen: str, rejected: str) -> tuple[Prompt, str, str]:
     """
     if chosen == rejected:
         msg = "both sides are the same"
-        raise BadRow(_IDENTICAL, msg)
+        raise BadRow(IDENTICAL, msg)
     transcripts = split_transcript(chosen), split_transcript(rejected)
     if all(transcripts):
         return _split_turns((), *transcripts)
     if any(transcripts):
         msg = "only one of the two sides is a transcript"
-        raise BadRow(_MALFORMED, msg)
+        raise BadRow(MALFORMED, msg)
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
     if shared is None:
         msg = "one side is only the beginning of the other: no response is left"
-        raise BadRow(_NOTHING, msg)
+        raise BadRow(NOTHING, msg)
     start = shared - chosen[:shared].endswith(" ")
     return as_prompt(chosen[:start]), chosen[start:], rejected[start:]
 
@@ -193,40 +215,45 @@ def _side(row: Mapping[str, Any], column: str) -> str | Prompt:
     value = row.get(column)
     if value is None:
         msg = f"there is no `{column}`"
-        raise BadRow(_MALFORMED, msg)
-    return _text(value, column) if isinstance(value, str) else _turns(value, column)
+        raise BadRow(MALFORMED, msg)
+    return _text(value, column) if isinstance(value, str) else turns_of(value, column)
 
 
-def _turns(value: Any, column: str) -> Prompt:
+def turns_of(value: Any, column: str) -> Prompt:
+    """The turns of a prompt: messages, a transcript, or a string, which is one user turn.
+
+    Raises:
+        BadRow: it is none of these.
+    """
     if isinstance(value, str):
         text = _text(value, column)
         return split_transcript(text) or as_prompt(text)
     if not isinstance(value, list):
         msg = f"`{column}` must be a string or a list of messages, not {type(value).__name__}"
-        raise BadRow(_MALFORMED, msg)
+        raise BadRow(MALFORMED, msg)
     return tuple(_message(turn, column) for turn in value)
 
 
 def _message(turn: Any, column: str) -> Message:
     if not isinstance(turn, Mapping):
         msg = f"a message in `{column}` must be an object with `role` and `content`, not {type(turn).__name__}"
-        raise BadRow(_MALFORMED, msg)
+        raise BadRow(MALFORMED, msg)
     role = next((known for known in _ROLES if known == turn.get("role")), None)
     if role is None or turn.get("tool_calls"):
         msg = f"a message in `{column}` must come from one of {', '.join(_ROLES)} and call no tools"
-        raise BadRow(_MALFORMED, msg)
+        raise BadRow(MALFORMED, msg)
     return Message(role, _text(turn.get("content"), column))
 
 
 def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
         msg = f"a content in `{column}` must be a string, not {type(value).__name__}"
-        raise BadRow(_MALFORMED, msg)
+        raise BadRow(MALFORMED, msg)
     try:
         value.encode()
     except UnicodeEncodeError as error:
         msg = f"a content in `{column}` holds half a surrogate pair, which is no text"
-        raise BadRow(_MALFORMED, msg) from error
+        raise BadRow(MALFORMED, msg) from error
     return value
 
 
@@ -236,11 +263,27 @@ def _margin(row: Mapping[str, Any]) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         msg = f"`margin` must be a finite number, not {value!r}"
-        raise BadRow(_MALFORMED, msg)
+        raise BadRow(MALFORMED, msg)
     return float(value)
 
 
-def _label(row: Mapping[str, Any], column: str) -> str | None:
+def response_of(value: Any, column: str) -> str:
+    """The text of a response: a string, or one message of the assistant, perhaps in a list.
+
+    Raises:
+        BadRow: it is neither.
+    """
+    if isinstance(value, str):
+        return _text(value, column)
+    turns = turns_of(value if isinstance(value, list) else [value], column)
+    if len(turns) != 1 or turns[0].role != "assistant":
+        msg = f"`{column}` must be a string or one message of the assistant"
+        raise BadRow(MALFORMED, msg)
+    return turns[0].content
+
+
+def label_of(row: Mapping[str, Any], column: str) -> str | None:
+    """What `column` says to report by, as text; None where it says nothing."""
     value = row.get(column)
     return None if value is None else _text(str(value), column)
 
@@ -251,5 +294,5 @@ def _soft_label(row: Mapping[str, Any]) -> float:
         return 1.0
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         msg = f"`label` must be the probability, within [0, 1], that `chosen` is better, not {value!r}"
-        raise BadRow(_MALFORMED, msg)
+        raise BadRow(MALFORMED, msg)
     return float(value)

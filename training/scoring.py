@@ -1,47 +1,54 @@
-"""Rewards of many pairs, in batches of a token budget: what validation, evaluation and benchmarks share.
+"""Rewards of many sequences, in batches of a token budget: what validation, evaluation and benchmarks share.
 
-Knows neither where the pairs come from nor what their rewards will be used for.
+Knows neither where they come from nor what their rewards will be used for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from reward_model.model import RewardModel
-from training.batches import RenderedPair
+from reward_model.rendering import Rendered
 
 
-def score_pairs(
+def score_groups(
     model: RewardModel,
-    pairs: Sequence[RenderedPair],
+    groups: Sequence[Sequence[Rendered]],
     batch_tokens: int | None = None,
     done: Callable[[int], object] = lambda _: None,
-) -> list[tuple[float, float]]:
-    """Raw rewards (chosen, rejected) of every pair, in order.
+) -> list[tuple[float, ...]]:
+    """Raw rewards of the sequences of every group, in order.
+
+    A group (the responses to one prompt, say) is never divided, so that what it has in common is computed once.
 
     Args:
         model: in evaluation mode.
-        pairs: in any number.
-        batch_tokens: per forward pass; at least one sequence. None: as many as suit the model's device.
-        done: called with the number of sequences after each forward pass.
+        groups: in any number, each of one or more sequences.
+        batch_tokens: per forward pass; at least one group. None: as many as suit the model's device.
+        done: called with the number of groups after each forward pass.
     """
-    inputs = list(chain.from_iterable((pair.chosen, pair.rejected) for pair in pairs))
-    values = [0.0] * len(inputs)
-    budget = model.batch_tokens if batch_tokens is None else batch_tokens
-    for batch in _batches([len(one.token_ids) for one in inputs], budget):
-        for i, score in zip(batch, model.score([inputs[i] for i in batch]), strict=True):
-            values[i] = score.value
+    scored: list[tuple[float, ...]] = [()] * len(groups)
+    for batch in _batches(groups, model.batch_tokens if batch_tokens is None else batch_tokens):
+        values = iter(model.score(list(chain.from_iterable(groups[i] for i in batch))))
+        for i in batch:
+            scored[i] = tuple(next(values).value for _ in groups[i])
         done(len(batch))
-    return list(zip(values[::2], values[1::2], strict=True))
+    return scored
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Groups indices by length, longest first, so that a batch too large for the device fails at once.
+def _batches(groups: Sequence[Sequence[Rendered]], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of groups by length, the longest first, so that a batch too large for the device fails at once.
 
     A batch holds what stays within the budget were all as long as its longest, so that it holds for padded models too.
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // lengths[order[start]])
-        yield order[start : start + size]
-        start += size
+    longest = [max(len(one.token_ids) for one in group) for group in groups]
+    batch: list[int] = []
+    tokens = 0
+    for i in sorted(range(len(groups)), key=lambda i: -longest[i]):
+        most = longest[batch[0]] if batch else longest[i]
+        if batch and tokens + most * len(groups[i]) > batch_tokens:
+            yield batch
+            batch, tokens, most = [], 0, longest[i]
+        batch.append(i)
+        tokens += most * len(groups[i])
+    if batch:
+        yield batch

@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ from reward_model.pretrained import vocabulary_of
 from reward_model.rendering import Renderer
 from training.arguments import RewardTrainingArguments
 from training.base import Base, load_base
-from training.batches import RenderedPair, render_pairs
-from training.data import NoPairs, Preferences, read_preferences, split_by_prompt
+from training.objectives import UnfitData
+from training.prepare import Data, check_readable, prepare
 from training.rows import DataError
-from training.trainer import RewardTrainer, TrainingFailed, pair_metrics
+from training.trainer import RewardTrainer, TrainingFailed
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +46,6 @@ _NO_SPREAD = 1e-4
 _CHANCE = 0.5
 #: transformers annotates its parser for instances of dataclasses, and means the classes.
 _FLAGS: Any = RewardTrainingArguments
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """The pairs of a run, rendered.
-
-    Attributes:
-        train, validation: what is learned from, and what is not.
-        record: fingerprints and counts for the checkpoint.
-    """
-
-    train: list[RenderedPair]
-    validation: list[RenderedPair]
-    record: dict[str, Any]
 
 
 def train(args: RewardTrainingArguments) -> Manifest:
@@ -73,13 +59,19 @@ def train(args: RewardTrainingArguments) -> Manifest:
     directory = checked_target(Path(str(args.output_dir)))
     # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
     args.output_dir = f"{directory}.trainer"
-    train_set, held_out = _read(args)
+    check_readable(args)
     set_seed(args.seed)
-    base = load_base(str(args.model_name_or_path), disable_dropout=args.disable_dropout)
+    base = load_base(
+        str(args.model_name_or_path),
+        labels=args.scalarisation.names,
+        disable_dropout=args.disable_dropout,
+        head_seed=args.head_seed,
+    )
     renderer = _renderer(base, args.max_length)
-    data = _prepare(train_set, held_out, args, renderer)
-    model = RewardModel(base.network, Precision(torch.device("cpu"), torch.float32, "training"))
-    trainer = RewardTrainer(model, args, data.train, data.validation)
+    data = prepare(args, renderer)
+    precision = Precision(torch.device("cpu"), torch.float32, "training")
+    model = RewardModel(base.network, precision, scalarisation=args.scalarisation)
+    trainer = RewardTrainer(model, args, args.objective, data.train, data.validation)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     # Without autocast, or the recorded rewards would not be those of the weights that are saved.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
@@ -102,69 +94,30 @@ def _renderer(base: Base, max_length: int | None) -> Renderer:
     return Renderer(base.tokenizer, rendering="chat_template", max_length=limit, vocab_size=vocabulary)
 
 
-def _read(args: RewardTrainingArguments) -> tuple[Preferences, Preferences]:
-    """The pairs to learn from, and those that are held out."""
-    train_set = read_preferences(str(args.dataset_name), limit=args.max_pairs)
-    if args.eval_dataset_name:
-        return train_set, read_preferences(args.eval_dataset_name)
-    return split_by_prompt(train_set, args.eval_fraction, seed=args.seed)
-
-
-def _prepare(train_set: Preferences, held_out: Preferences, args: RewardTrainingArguments, renderer: Renderer) -> Data:
-    rendered = _render(train_set, renderer, str(args.dataset_name))
-    validation = _render(held_out, renderer, args.eval_dataset_name or "the held-out part")
-    if args.eval_dataset_name and not validation:
-        msg = f"{args.eval_dataset_name}: no pair is left to validate on\n{held_out.rejected_rows.table()}"
-        raise NoPairs(msg)
-    if not rendered:
-        msg = f"{args.dataset_name}: no pair is left to train on\n{train_set.rejected_rows.table()}"
-        raise NoPairs(msg)
-    record = {
-        "dataset": args.dataset_name,
-        "dataset_fingerprint": train_set.fingerprint,
-        "pairs": len(rendered),
-        "truncated_pairs": sum(one.chosen.truncated for one in rendered),
-        "bad_rows": train_set.rejected_rows.to_json(),
-        "eval_dataset": args.eval_dataset_name or f"{args.eval_fraction:.0%} of the prompts, seed {args.seed}",
-        "eval_pairs": len(validation),
-        "eval_bad_rows": held_out.rejected_rows.to_json(),
-        "reward_from": "held-out pairs" if validation else "training pairs",
-    }
-    return Data(rendered, validation, record)
-
-
-def _render(preferences: Preferences, renderer: Renderer, name: str) -> list[RenderedPair]:
-    """Renders what can be, adds what cannot to the report, and shows it."""
-    examples = render_pairs(preferences.pairs, renderer, preferences.rejected_rows)
-    logger.info("%s: %d pairs to use; %s", name, len(examples), preferences.rejected_rows.table())
-    return examples
-
-
 def _finish(trainer: RewardTrainer, base: Base, max_length: int, data: Data, directory: Path) -> None:
     """Judges what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
     judged = data.validation or data.train
-    chosen, rejected = trainer.score(judged)
-    labels = [example.pair.label for example in judged]
-    metrics = pair_metrics(chosen, rejected, labels, loss=True)
+    outcomes = trainer.outcomes(judged)
+    metrics = outcomes.metrics(loss=True)
     _check_learned(metrics, held_out=bool(data.validation))
     calibration = UNCALIBRATED
     if data.validation:
-        margins = [better - worse for better, worse in zip(chosen, rejected, strict=True)]
-        calibration = fit(margins, [example.pair.prompt for example in data.validation], labels)
+        prompts = [example.prompt for example in data.validation for _ in example.comparisons]
+        calibration = fit(outcomes.margins, prompts, outcomes.labels)
     manifest = checkpoint.save(
         trainer.reward_model,
         base.tokenizer,
         directory,
         max_length=max_length,
         calibration=calibration,
-        reward=reward_statistics([*chosen, *rejected]),
+        reward=reward_statistics(outcomes.rewards),
         training={**data.record, "metrics": metrics, "flags": _flags(trainer.args), "versions": _versions()},
     )
     logger.info(
         "%s: accuracy %.1f %% on %d %s pairs, temperature %.2f (%s); wrote %s",
         manifest.fingerprint[:19],
-        100 * metrics["accuracy"],
-        len(judged),
+        100 * metrics.get("accuracy", math.nan),
+        len(outcomes.labels),
         "held-out" if data.validation else "training",
         calibration.temperature,
         calibration.reason or "calibrated",
@@ -183,7 +136,7 @@ def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
             " --max_length"
         )
         raise TrainingFailed(msg)
-    if metrics["accuracy"] <= _CHANCE:
+    if metrics.get("accuracy", 1.0) <= _CHANCE:
         logger.warning(
             "accuracy on %s pairs is %.1f %%, no better than chance: check which response the data calls chosen, train"
             " longer or on more pairs, or start from a larger base",
@@ -220,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.exit(2, f"training.train: {error}\n")
     try:
         train(args)
-    except (CheckpointRefused, DataError, TrainingFailed, OSError) as error:
+    except (CheckpointRefused, DataError, UnfitData, TrainingFailed, OSError) as error:
         sys.stderr.write(f"training.train: {error}\n")
         return 1
     return 0

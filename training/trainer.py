@@ -1,26 +1,30 @@
-"""transformers' `Trainer`, taught to train on packed preference pairs.
+"""transformers' `Trainer`, taught to train on packed examples.
 
-Knows the loss and what to log; not where pairs come from, nor what happens to the model afterwards.
+Knows steps, objectives and what to log; not where examples come from, nor what happens to the model afterwards.
 """
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from statistics import fmean
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType, gather_object  # type: ignore[import-untyped]
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import Trainer
 from transformers.trainer_utils import IntervalStrategy
 
-from reward_model.calibration import agreement
 from reward_model.model import RewardModel
 from training.arguments import RewardTrainingArguments
-from training.batches import PairDataset, RenderedPair, collate
-from training.losses import bradley_terry
-from training.scoring import score_pairs
+from training.batches import Pack, Step, collate
+from training.examples import Example
+from training.objectives import Objective
+from training.optimizers import spread_rates
+from training.outcomes import Outcomes
+from training.scoring import score_groups
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +34,23 @@ class TrainingFailed(RuntimeError):
 
 
 class RewardTrainer(Trainer):
-    """Bradley-Terry training of a `RewardModel`.
+    """Training of a `RewardModel`.
 
     Args:
         model: the reward model; any device placement is the Trainer's.
         args: the flags.
-        train: pairs to learn from.
-        validation: held-out pairs, may be empty.
+        objective: what is minimised.
+        train: what to learn from.
+        validation: held out, may be empty.
     """
 
     def __init__(
         self,
         model: RewardModel,
         args: RewardTrainingArguments,
-        train: Sequence[RenderedPair],
-        validation: Sequence[RenderedPair],
+        objective: Objective,
+        train: Sequence[Example],
+        validation: Sequence[Example],
     ) -> None:
         if not validation:
             args.eval_strategy = IntervalStrategy.NO
@@ -52,40 +58,90 @@ class RewardTrainer(Trainer):
             # DataParallel would cut the packed row in the middle of sequences.
             logger.warning("training on one of %d GPUs; torchrun --nproc_per_node=%d uses all", args.n_gpu, args.n_gpu)
             args._n_gpu = 1  # noqa: SLF001 - transformers has no flag for it
+        self._rates = args.layer_decay, args.head_learning_rate_factor
+        self._budget = args.max_batch_tokens or model.batch_tokens
         super().__init__(
             model=model,
             args=args,
-            train_dataset=PairDataset(train),
-            eval_dataset=PairDataset(validation) if validation else None,
-            data_collator=partial(collate, share_prefixes=model.backbone.shares_prefixes),
+            train_dataset=Examples(train),
+            eval_dataset=Examples(validation) if validation else None,
+            data_collator=partial(
+                collate, max_batch_tokens=self._budget, share_prefixes=model.backbone.shares_prefixes
+            ),
         )
         self.reward_model = model
+        self._objective = objective
         self._validation = validation
-        self._recent: list[Tensor] = []
+        self._recent = Outcomes()
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,  # noqa: FBT001, FBT002 - the Trainer's signature
-        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Mean Bradley-Terry loss of a batch of pairs."""
-        margin, label = inputs.pop("margin", None), inputs.pop("label", None)
-        rewards: Tensor = model(**inputs)[:, 0]
-        chosen, rejected = rewards.view(2, -1)
-        loss = bradley_terry(chosen, rejected, margin, label)
-        soft = torch.ones_like(chosen) if label is None else label.to(chosen.dtype)
-        self._recent.append(torch.stack([chosen.detach(), rejected.detach(), soft]))
-        return (loss, rewards) if return_outputs else loss
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer of the flags, with learning rates by depth where they ask for it."""
+        new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if new and self._rates != (1, 1):
+            spread_rates(optimizer, self.reward_model.model, layer_decay=self._rates[0], head_factor=self._rates[1])
+        return optimizer
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """The next batches, and how many examples they have on all devices: what the step's loss is the mean over."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(sum(len(sample["step"].lines) for sample in samples), device=device)
+        return samples, self.accelerator.reduce(count) if self.args.world_size > 1 else count
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Adds the gradients of one batch, pack by pack; returns its part of the step's mean loss."""
+        assert num_items_in_batch is not None
+        model.train()
+        if callable(train := getattr(self.optimizer, "train", None)):
+            train()  # schedule-free optimizers
+        # Gradients are averaged over the devices, so each one's sum counts that many times.
+        scale = self.args.world_size / float(num_items_in_batch)
+        total = torch.zeros((), device=self.args.device)
+        packs = self._packs(inputs["step"])
+        for i, (pack, weight) in enumerate(packs):
+            with self._collecting(model, last=i == len(packs) - 1):
+                loss = self._loss(model, pack) * (scale * weight)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _packs(self, step: Step) -> list[tuple[Pack, float]]:
+        """The step's packs with weights: all 1, and as many 0 as keep this device in step with the others.
+
+        Where parameters are divided among devices, each forward pass is a conversation between all of them.
+        """
+        packs = [(pack, 1.0) for pack in step.packs]
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            most = max(gather_object([len(packs)]))
+            packs += [(packs[-1][0], 0.0)] * (most - len(packs))
+        return packs
+
+    def _collecting(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+        """Devices exchange gradients after the last pack only."""
+        if last or not self.accelerator.sync_gradients:
+            return nullcontext()
+        context: AbstractContextManager[Any] = self.accelerator.no_sync(model)
+        return context
+
+    def _loss(self, model: torch.nn.Module, pack: Pack) -> Tensor:
+        with self.compute_loss_context_manager():
+            values: Tensor = model(pack.batch)
+        rewards = values @ values.new_tensor(self.reward_model.scalarisation.weights)
+        self._recent.add(rewards.detach(), pack)
+        return self._objective(values, rewards, pack)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds accuracy, margin and reward statistics since the last log to the Trainer's own."""
-        if "loss" in logs and self._recent:
-            chosen, rejected, labels = torch.cat(self._recent, dim=1).float().cpu().tolist()
-            self._recent.clear()
-            logs |= pair_metrics(chosen, rejected, labels)
-            if not math.isfinite(logs["reward_mean"]):
+        if "loss" in logs:
+            seen = self._recent.take()
+            if self.args.world_size > 1:
+                seen = Outcomes.together(gather_object([seen]))
+            logs |= seen.metrics()
+            if not math.isfinite(logs.get("reward_mean", 0.0)):
                 raise TrainingFailed(_DIVERGED.format(step=self.state.global_step))
         super().log(logs, start_time)
 
@@ -95,44 +151,35 @@ class RewardTrainer(Trainer):
         ignore_keys: list[str] | None = None,  # noqa: ARG002
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Loss, accuracy, margin and reward statistics over the validation pairs, each pair counted once."""
-        chosen, rejected = self.score(self._validation)
-        measured = pair_metrics(chosen, rejected, [one.pair.label for one in self._validation], loss=True)
+        """Loss, accuracy, margin and reward statistics over the validation set, each comparison counted once."""
+        measured = self.outcomes(self._validation).metrics(loss=True)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def score(self, pairs: Sequence[RenderedPair]) -> tuple[list[float], list[float]]:
-        """Raw rewards of the chosen and of the rejected responses, in order.
+    def outcomes(self, examples: Sequence[Example]) -> Outcomes:
+        """The rewards of all comparisons of `examples`, in order, by the model as it is now."""
+        groups = [example.sequences for example in examples]
+        return Outcomes.of(examples, score_groups(self.reward_model.eval(), groups, self._budget))
 
-        A batch has as many tokens as `per_device_eval_batch_size` of the longest pairs.
-        """
-        longest = max(max(len(pair.chosen.token_ids), len(pair.rejected.token_ids)) for pair in pairs)
-        rewards = score_pairs(self.reward_model.eval(), pairs, 2 * self.args.per_device_eval_batch_size * longest)
-        return [chosen for chosen, _ in rewards], [rejected for _, rejected in rewards]
+
+class Examples(Dataset[Example]):
+    """A sequence as torch wants it."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        """How many examples."""
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        """One example."""
+        return self._examples[index]
 
 
 _DIVERGED = (
     "rewards are no longer finite after step {step}: training diverged. Lower --learning_rate, raise --warmup_steps,"
     " or train without --bf16 / --fp16"
 )
-
-
-def pair_metrics(
-    chosen: Sequence[float], rejected: Sequence[float], labels: Sequence[float], *, loss: bool = False
-) -> dict[str, float]:
-    """Expected agreement with the labels (ties 0.5), mean margin, mean and standard deviation of all rewards.
-
-    The Bradley-Terry loss too, if asked for.
-    """
-    better, worse = torch.tensor(chosen, dtype=torch.float64), torch.tensor(rejected, dtype=torch.float64)
-    margins, rewards = better - worse, torch.cat([better, worse])
-    metrics = {
-        "accuracy": fmean(agreement(margin, p) for margin, p in zip(margins.tolist(), labels, strict=True)),
-        "margin": margins.mean().item(),
-        "reward_mean": rewards.mean().item(),
-        "reward_std": rewards.std(correction=0).item(),
-    }
-    soft = torch.tensor(labels, dtype=torch.float64)
-    return {"loss": bradley_terry(better, worse, label=soft).item(), **metrics} if loss else metrics

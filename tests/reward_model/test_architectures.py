@@ -100,7 +100,7 @@ def test_each_alone_scores_like_transformers(kind: str) -> None:
 @pytest.mark.parametrize("kind", known.SUPPORTED)
 def test_with_gradients_and_without_sharing_the_labels_are_the_same(kind: str) -> None:
     it = case(kind)
-    labels = it.model(**pack(SEQUENCES).tensors())
+    labels = it.model(pack(SEQUENCES))
     assert labels.requires_grad
     assert largest_error(labels.detach(), it.labels) <= it.tolerance()
 
@@ -112,7 +112,7 @@ def test_shared_prefixes_change_nothing_with_gradients_either(kind: str) -> None
     batch = pack(SEQUENCES, share_prefixes=True)
     assert batch.parents is not None
     assert len(batch.input_ids) < sum(map(len, SEQUENCES)) - 100
-    assert largest_error(it.model(**batch.tensors()).detach(), it.labels) <= it.tolerance()
+    assert largest_error(it.model(batch).detach(), it.labels) <= it.tolerance()
 
 
 @pytest.mark.parametrize("kind", known.SUPPORTED)
@@ -202,7 +202,7 @@ def test_the_gradients_of_a_loss_are_those_of_transformers(kind: str) -> None:
     expected = _gradients(network, alone)
     model = RewardModel(network, choose_precision("cpu", "float32"))
     batch = pack(SEQUENCES, share_prefixes=model.backbone.shares_prefixes)
-    measured = _gradients(network, model(**batch.tensors()))
+    measured = _gradients(network, model(batch))
     assert set(measured) == set(expected)
     for name, gradient in expected.items():
         scale = float(gradient.abs().max())
@@ -242,7 +242,7 @@ def test_a_packing_that_leaks_from_one_sequence_to_the_next_does_not_pass(kind: 
     right = it.model.backbone
     it.model.backbone = Leaking(right)
     try:
-        labels = it.model(**pack(SEQUENCES).tensors()).detach()
+        labels = it.model(pack(SEQUENCES)).detach()
     finally:
         it.model.backbone = right
     assert largest_error(labels, it.labels) > 100 * it.tolerance()
@@ -257,7 +257,7 @@ def test_a_window_that_is_one_token_off_does_not_pass(kind: str, off: int) -> No
     it = case(kind)
     model = RewardModel(known.tiny_network(kind), choose_precision("cpu", "float32")).eval()
     _move_windows(model.model, off)
-    labels = model(**pack(SEQUENCES).tensors()).detach()
+    labels = model(pack(SEQUENCES)).detach()
     assert largest_error(labels, it.labels) > 100 * it.tolerance()
 
 
@@ -276,7 +276,7 @@ def test_a_soft_cap_that_is_left_out_does_not_pass() -> None:
     for module in model.modules():
         if hasattr(module, "attn_logit_softcapping"):
             module.attn_logit_softcapping = None
-    assert largest_error(model(**pack(SEQUENCES).tensors()).detach(), it.labels) > it.tolerance()
+    assert largest_error(model(pack(SEQUENCES)).detach(), it.labels) > it.tolerance()
 
 
 # Padding ids and templates of decoders: conventions of the tokenizer that must not matter.

@@ -47,7 +47,7 @@ def test_the_last_layer_computes_one_token_of_each_sequence(architecture: str) -
 def gradients(model: RewardModel) -> dict[str, Tensor]:
     model.zero_grad()
     share = model.backbone.shares_prefixes
-    model(**pack(SEQUENCES, share_prefixes=share).tensors()).square().sum().backward()
+    model(pack(SEQUENCES, share_prefixes=share)).square().sum().backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -37,3 +37,33 @@ def test_pairs_keep_the_columns_the_trainer_would_drop(tmp_path: Path) -> None:
 def test_a_flag_of_transformers_that_has_no_meaning_here_is_refused(tmp_path: Path, flag: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"--{flag}"):
         arguments(tmp_path, **{flag: value})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"loss_type": "hinge"}, "--loss_type must be one of bradley_terry, scaled_bradley_terry, regression"),
+        ({"label_smoothing": 0.5}, "--label_smoothing must be within"),
+        ({"center_rewards_coefficient": -0.1}, "--center_rewards_coefficient must be 0 or more"),
+        ({"layer_decay": 0.0}, "--layer_decay must be within"),
+        ({"head_learning_rate_factor": 0.0}, "--head_learning_rate_factor must be positive"),
+        ({"max_batch_tokens": 0}, "--max_batch_tokens must be positive"),
+        ({"attributes": ["a"]}, "--attributes and --loss_type regression need each other"),
+        ({"loss_type": "regression"}, "--attributes and --loss_type regression need each other"),
+        ({"loss_type": "regression", "attributes": ["a", "a"], "attribute_weights": [1, 1]}, "must differ"),
+        ({"loss_type": "regression", "attributes": ["a", "b"]}, "one number for each of --attributes"),
+        ({"loss_type": "regression", "attributes": ["a"], "attribute_weights": [0.0]}, "must be finite, and not all 0"),
+        ({"loss_type": "regression", "attributes": ["a"], "label_smoothing": 0.1}, "ratings are no labels"),
+        ({"loss_type": "regression", "attributes": ["a"], "center_rewards_coefficient": 0.1}, "a level of their own"),
+        ({"per_device_eval_batch_size": 4}, "batches are bounded by --max_batch_tokens"),
+        ({"torch_empty_cache_steps": 4}, "--torch_empty_cache_steps"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(tmp_path: Path, flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **flags)
+
+
+def test_one_attribute_is_the_reward_itself(tmp_path: Path) -> None:
+    args = arguments(tmp_path, loss_type="regression", attributes=["quality"])
+    assert (args.scalarisation.names, args.scalarisation.weights) == (("quality",), (1.0,))

@@ -1,66 +1,68 @@
-"""Pairs as packed batches, and what cannot be one."""
+"""A step's examples dealt into packs: all of them, each once, within the budget, and with weights that add up."""
 
-import tiny
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from reward_model.records import as_prompt
-from reward_model.rendering import Renderer
-from reward_model.template import DECODER_TEMPLATE
-from training.batches import PairDataset, collate, render_pairs
-from training.data import RowReport
-from training.pairs import PreferencePair
-
-NO_FIRST_ASSISTANT = (
-    "{% if 'forbidden' in messages[0]['content'] %}{{ raise_exception('no') }}{% endif %}" + DECODER_TEMPLATE
-)
+from reward_model.rendering import Rendered
+from training.batches import Pack, collate, computed_tokens
+from training.examples import Comparison, Example
 
 
-def pair(prompt: str, chosen: str, rejected: str, *, line: int = 1, margin: float | None = None) -> PreferencePair:
-    return PreferencePair(as_prompt(prompt), chosen, rejected, margin, None, None, line)
+def example(
+    lengths: list[int], *, prompt: int = 0, line: int = 1, comparisons: tuple[Comparison, ...] | None = None
+) -> Example:
+    """Sequences of `lengths` tokens, of which the first `prompt` are the same."""
+    sequences = tuple(Rendered(None, [5] * prompt + [10 + i] * (length - prompt)) for i, length in enumerate(lengths))
+    return Example(sequences, comparisons or (Comparison(0, 1),), line, b"")
 
 
-def renderer(source: str = DECODER_TEMPLATE) -> Renderer:
-    tokenizer = tiny.tiny_tokenizer("decoder", chat_template=source)
-    return Renderer(tokenizer, rendering="chat_template", max_length=60, vocab_size=len(tokenizer))
+def rows(pack: Pack) -> list[list[int]]:
+    runs = torch.split(pack.batch.input_ids, pack.batch.cu_seqlens.diff().tolist())
+    return [runs[end].tolist() for end in pack.batch.ends.tolist()]
 
 
-def test_the_prompt_is_cut_once_for_both_responses() -> None:
-    (example,) = render_pairs([pair("0123456789" * 8, "a", "b" * 20)], renderer(), RowReport())
-    assert len(example.rejected.token_ids) == 60
-    assert str(example.chosen.text).removesuffix("a</s>") == str(example.rejected.text).removesuffix("b" * 20 + "</s>")
+shapes = st.lists(st.lists(st.integers(1, 30), min_size=2, max_size=4), min_size=1, max_size=12)
 
 
-def test_pairs_that_cannot_be_trained_on_are_reported_with_their_lines() -> None:
-    report = RowReport()
-    pairs = [
-        pair("fine", "a", "b", line=1),
-        pair("too long", "a", "b" * 100, line=2),
-        pair("same tokens", "a", "a</s>", line=3),
-        pair("forbidden", "a", "b", line=4),
+@given(shapes, st.integers(1, 100))
+def test_every_example_is_in_one_pack_and_packs_stay_within_the_budget(drawn: list[list[int]], budget: int) -> None:
+    examples = [example(lengths, line=i) for i, lengths in enumerate(drawn)]
+    step = collate(examples, max_batch_tokens=budget)["step"]
+    assert step.lines == tuple(range(len(examples)))
+    assert sorted({i for pack in step.packs for i in pack.examples.tolist()}) == list(range(len(examples)))
+    for pack in step.packs:
+        members = list(dict.fromkeys(pack.examples.tolist()))
+        assert len(pack.batch.input_ids) <= budget or len(members) == 1
+        assert rows(pack) == [one.token_ids for i in members for one in examples[i].sequences]
+    assert sum(len(pack.chosen) for pack in step.packs) == len(examples)
+
+
+def test_comparisons_point_to_their_own_sequences() -> None:
+    ranking = (Comparison(2, 0, margin=1.5), Comparison(2, 1, label=0.5))
+    examples = [example([3, 4]), example([5, 6, 7], comparisons=ranking)]
+    (pack,) = collate(examples, max_batch_tokens=100)["step"].packs
+    lengths = [len(row) for row in rows(pack)]
+    assert [(lengths[a], lengths[b]) for a, b in zip(pack.chosen, pack.rejected, strict=True)] == [
+        (7, 5),
+        (7, 6),
+        (3, 4),
     ]
-    assert [one.pair.line for one in render_pairs(pairs, renderer(NO_FIRST_ASSISTANT), report)] == [1]
-    assert report.counts == {"too_long": 1, "identical": 1, "not_renderable": 1}
-    assert [report.reasons[reason].lines for reason in report.counts] == [[2], [3], [4]]
+    assert pack.weight.tolist() == [0.5, 0.5, 1.0]
+    assert pack.label.tolist() == [1.0, 0.5, 1.0]
+    assert pack.margin.nan_to_num(-1).tolist() == [1.5, -1.0, -1.0]
 
 
-def test_a_batch_holds_all_chosen_then_all_rejected_sequences() -> None:
-    examples = render_pairs([pair("p", "aa", "b"), pair("q", "c", "dd")], renderer(), RowReport())
-    dataset = PairDataset(examples)
-    batch = collate([dataset[i] for i in range(len(dataset))])
-    runs = torch.split(batch["input_ids"], batch["cu_seqlens"].diff().tolist())
-    rows = [runs[end].tolist() for end in batch["ends"].tolist()]
-    assert rows == [one.chosen.token_ids for one in examples] + [one.rejected.token_ids for one in examples]
-    assert "margin" not in batch
+def test_a_prompt_is_computed_once_for_its_responses_where_that_is_asked_for() -> None:
+    one = example([50, 60, 70], prompt=40)
+    assert computed_tokens(one, share_prefixes=True) == 40 + 10 + 20 + 30
+    assert computed_tokens(one, share_prefixes=False) == 180
+    (pack,) = collate([one], max_batch_tokens=100, share_prefixes=True)["step"].packs
+    assert len(pack.batch.input_ids) == 100
 
 
-def test_the_prompt_of_a_pair_is_in_the_batch_once_where_that_is_asked_for() -> None:
-    (example,) = render_pairs([pair("a long enough prompt", "aa", "bbb")], renderer(), RowReport())
-    chosen, rejected = example.chosen.token_ids, example.rejected.token_ids
-    shared = next(i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
-    batch = collate([example], share_prefixes=True)
-    assert len(batch["input_ids"]) == len(chosen) + len(rejected) - shared
-
-
-def test_a_stated_margin_travels_with_its_batch() -> None:
-    examples = render_pairs([pair("p", "a", "b", margin=2.5), pair("q", "c", "d")], renderer(), RowReport())
-    assert collate(examples)["margin"].tolist() == [2.5, 0.0]
+@pytest.mark.parametrize(("budget", "packs"), [(10, 3), (20, 2), (1000, 1)])
+def test_a_smaller_budget_makes_more_packs(budget: int, packs: int) -> None:
+    examples = [example([5, 5]), example([5, 5]), example([5, 5])]
+    assert len(collate(examples, max_batch_tokens=budget)["step"].packs) == packs

@@ -9,7 +9,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
-from training.data import NoPairs, RowReport, read_preferences, split_by_prompt
+from training.data import NoPairs, RowReport, read_preferences
 from training.pairs import BadRow
 
 GOOD = [
@@ -104,30 +104,13 @@ def test_parquet_columns_that_only_some_rows_have_are_read_as_absent(tmp_path: P
     assert (pair.prompt[0].content, pair.chosen, pair.rejected) == ("q", "a", "b")
 
 
-def test_no_prompt_stands_on_both_sides_of_a_split(tmp_path: Path) -> None:
-    whole = read_preferences(write(tmp_path / "a.jsonl", GOOD))
-    rest, held_out = split_by_prompt(whole, 0.25, seed=1)
-    assert len(rest.pairs) == 30
-    assert len(held_out.pairs) == 10
-    assert not {pair.prompt for pair in rest.pairs} & {pair.prompt for pair in held_out.pairs}
-    assert sorted([*rest.pairs, *held_out.pairs], key=lambda pair: pair.line) == list(whole.pairs)
-    assert rest.rejected_rows is whole.rejected_rows
+def test_rankings_stand_among_pairs(tmp_path: Path) -> None:
+    rows = [GOOD[0], {"prompt": "p", "responses": ["x", "y", "z"], "ranks": [2, 1, 3]}, GOOD[1]]
+    pairs = read_preferences(write(tmp_path / "a.jsonl", rows)).pairs
+    assert [pair.line for pair in pairs] == [1, 2, 2, 2, 3]
+    assert {(pair.chosen, pair.rejected) for pair in pairs[1:4]} == {("y", "x"), ("x", "z"), ("y", "z")}
 
 
-def test_split_depends_on_prompts_and_seed_but_not_on_order(tmp_path: Path) -> None:
-    def held_out(rows: list[Any], seed: int) -> set[str]:
-        preferences = read_preferences(write(tmp_path / "a.jsonl", rows))
-        return {pair.chosen for pair in split_by_prompt(preferences, 0.25, seed=seed)[1].pairs}
-
-    assert held_out(GOOD, 1) == held_out(GOOD[::-1], 1)
-    assert held_out(GOOD, 1) != held_out(GOOD, 2)
-
-
-@pytest.mark.parametrize(("rows", "fraction", "expected"), [(40, 0.0, 0), (40, 1e-6, 2), (40, 0.999, 38), (2, 0.5, 0)])
-def test_split_holds_out_a_prompt_if_asked_and_leaves_one(
-    tmp_path: Path, rows: int, fraction: float, expected: int
-) -> None:
-    preferences = read_preferences(write(tmp_path / "a.jsonl", GOOD[:rows]))
-    rest, held_out = split_by_prompt(preferences, fraction)
-    assert len(held_out.pairs) == expected
-    assert len(rest.pairs) == rows - expected
+def test_a_ranking_is_never_divided_by_a_limit(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "responses": ["x", "y", "z"], "ranks": [2, 1, 3]}, GOOD[1]]
+    assert [pair.line for pair in read_preferences(write(tmp_path / "a.jsonl", rows), limit=2).pairs] == [1, 1, 1]

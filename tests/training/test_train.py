@@ -10,12 +10,14 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 from reward_model import checkpoint
 from reward_model.records import Conversation, as_prompt
 from training.arguments import RewardTrainingArguments
 from training.data import NoPairs, read_preferences
 from training.evaluate import evaluate
+from training.objectives import UnfitData
 from training.train import main, train
 from training.trainer import TrainingFailed
 
@@ -128,7 +130,7 @@ def test_rewards_that_diverge_end_training_with_advice(tmp_path: Path) -> None:
 
 def test_a_set_without_a_usable_pair_is_an_error_that_says_why(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "p", "chosen": "' + "long " * 300 + '", "rejected": "b"}\n')
-    with pytest.raises(NoPairs, match=r"(?s)no pair is left to train on.*too_long"):
+    with pytest.raises(NoPairs, match=r"(?s)nothing is left to use.*too_long"):
         train(arguments(tmp_path, eval_fraction=0.0))
 
 
@@ -196,7 +198,7 @@ def test_a_named_evaluation_set_without_a_usable_pair_is_an_error(tmp_path: Path
     write_pairs(tmp_path / "pairs.jsonl", 24)
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text('{"prompt": "p", "chosen": "' + "long " * 300 + '", "rejected": "b"}\n')
-    with pytest.raises(NoPairs, match="no pair is left to validate on"):
+    with pytest.raises(NoPairs, match=r"held_out.jsonl: nothing is left to use"):
         train(arguments(tmp_path, eval_dataset_name=str(held_out)))
 
 
@@ -217,3 +219,77 @@ def test_rewards_recorded_after_bf16_training_are_those_of_the_saved_weights(tmp
     result = evaluate(checkpoint.load(tmp_path / "out", dtype="float32"), read_preferences(str(held_out)).pairs)
     assert manifest.reward is not None
     assert result.reward.mean == pytest.approx(manifest.reward.mean, abs=1e-4)
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = load_file(directory / "model.safetensors")
+    return loaded
+
+
+@pytest.mark.parametrize("flags", [{"max_batch_tokens": 1}, {"gradient_accumulation_steps": 4}])
+def test_how_a_step_is_divided_changes_nothing_but_rounding(tmp_path: Path, flags: dict[str, int]) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 44)
+    # The last step of the epoch has fewer pairs than the others.
+    common = {"num_train_epochs": 1, "eval_fraction": 0.0, "learning_rate": 1e-3}
+    train(arguments(tmp_path, "llama", output_dir=str(tmp_path / "whole"), per_device_train_batch_size=16, **common))
+    size = 16 // flags.get("gradient_accumulation_steps", 1)
+    divided = {"output_dir": str(tmp_path / "divided"), "per_device_train_batch_size": size}
+    train(arguments(tmp_path, "llama", **divided, **common, **flags))
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "divided")
+    assert all(torch.allclose(whole[key], parts[key], atol=2e-5) for key in whole)
+
+
+def test_a_ranking_is_learned_as_one_example(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"Which {WORDS[i % 10]} number {i}?",
+            "responses": [f"Go away {i}!", f"Gladly: the {WORDS[i % 7]} one.", f"Well, {i}."],
+            "ranks": [3, 1, 2],
+        }
+        for i in range(80)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = train(arguments(tmp_path, "llama", num_train_epochs=3)).training
+    assert record["pairs"] + record["eval_pairs"] == 240
+    assert record["metrics"]["accuracy"] > 0.9
+
+
+def test_ratings_are_learned_and_the_checkpoint_says_what_they_add_up_to(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"Which {WORDS[i // 2 % 10]} number {i // 2}?",
+            "response": f"Gladly: {WORDS[i % 7]}." if i % 2 else f"Go away {WORDS[i % 7]}!",
+            "polite": float(4 * (i % 2)),
+            "constant": 1.0,
+        }
+        for i in range(160)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    regression = {"loss_type": "regression", "attributes": ["polite", "constant"], "attribute_weights": [1.0, 0.5]}
+    manifest = train(arguments(tmp_path, num_train_epochs=4, **regression))
+    assert manifest.attributes == ("polite", "constant")
+    assert manifest.scalarisation == (1.0, 0.5)
+    assert manifest.training["metrics"]["accuracy"] > 0.95
+    loaded = checkpoint.load(tmp_path / "out", dtype="float32")
+    (score,) = loaded.model.score([loaded.renderer.render(Conversation(as_prompt("Which one?"), "Gladly: old."))])
+    assert score.attributes is not None
+    assert score.attributes["polite"] == pytest.approx(4, abs=1.5)
+    assert score.attributes["constant"] == pytest.approx(1, abs=0.5)
+    assert score.value == pytest.approx(score.attributes["polite"] + 0.5 * score.attributes["constant"], abs=1e-4)
+
+
+def test_scaling_by_margins_that_are_not_there_is_an_error(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 24)
+    with pytest.raises(UnfitData, match="needs margins of 0 or more; at line 1: none"):
+        train(arguments(tmp_path, loss_type="scaled_bradley_terry"))
+
+
+def test_seeds_that_differ_start_from_the_same_head(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 24)
+    args = arguments(tmp_path)
+    AutoModel.from_pretrained(str(args.model_name_or_path)).save_pretrained(str(args.model_name_or_path))
+    for name, flags in {"a": {"seed": 1}, "b": {"seed": 2}, "c": {"seed": 1, "head_seed": 5}}.items():
+        train(arguments(tmp_path, output_dir=str(tmp_path / name), learning_rate=1e-9, num_train_epochs=1, **flags))
+    a, b, c = (weights(tmp_path / name)["classifier.weight"] for name in "abc")
+    assert torch.allclose(a, b, atol=1e-6)
+    assert not torch.allclose(a, c, atol=1e-3)

@@ -1,0 +1,96 @@
+"""What a model made of comparisons: the rewards of both responses beside what people said, and figures over them.
+
+Knows rewards and labels, neither models nor trainers.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from reward_model.calibration import agreement
+from training.batches import Pack
+from training.examples import Example
+from training.losses import bradley_terry
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """Comparisons in the order they were made.
+
+    Attributes:
+        chosen, rejected: rewards.
+        labels: probability that the chosen response is the better one.
+        rewards: of all sequences; what is not compared is among them too.
+    """
+
+    chosen: list[float] = field(default_factory=list)
+    rejected: list[float] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    _waiting: list[tuple[Tensor, Pack]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, examples: Iterable[Example], rewards: Iterable[Sequence[float]]) -> "Outcomes":
+        """Those of `examples`, given for each the rewards of its sequences."""
+        result = cls()
+        for example, values in zip(examples, rewards, strict=True):
+            result.rewards += values
+            result.chosen += [values[one.chosen] for one in example.comparisons]
+            result.rejected += [values[one.rejected] for one in example.comparisons]
+            result.labels += [one.label for one in example.comparisons]
+        return result
+
+    @classmethod
+    def together(cls, parts: Iterable["Outcomes"]) -> "Outcomes":
+        """One after the other."""
+        result = cls()
+        for part in parts:
+            result.chosen += part.chosen
+            result.rejected += part.rejected
+            result.labels += part.labels
+            result.rewards += part.rewards
+        return result
+
+    def add(self, rewards: Tensor, pack: Pack) -> None:
+        """Notes the rewards [n] of a pack; nothing waits for the device before `take`."""
+        self._waiting.append((rewards, pack))
+
+    def take(self) -> "Outcomes":
+        """What was noted since the last time."""
+        waiting, self._waiting = self._waiting, []
+        result = Outcomes()
+        for tensor, pack in waiting:
+            rewards = tensor.float().tolist()
+            result.rewards += rewards
+            result.chosen += [rewards[i] for i in pack.chosen.tolist()]
+            result.rejected += [rewards[i] for i in pack.rejected.tolist()]
+            result.labels += pack.label.tolist()
+        return result
+
+    @property
+    def margins(self) -> list[float]:
+        """Chosen minus rejected."""
+        return [better - worse for better, worse in zip(self.chosen, self.rejected, strict=True)]
+
+    def metrics(self, *, loss: bool = False) -> dict[str, float]:
+        """Expected agreement with the labels (ties 0.5), mean margin, mean and standard deviation of all rewards.
+
+        The Bradley-Terry loss too, if asked for. What there is nothing to compute from is left out.
+        """
+        result: dict[str, float] = {}
+        if self.labels:
+            margins = self.margins
+            result["accuracy"] = fmean(agreement(margin, p) for margin, p in zip(margins, self.labels, strict=True))
+            result["margin"] = fmean(margins)
+        if self.rewards:
+            rewards = torch.tensor(self.rewards, dtype=torch.float64)
+            result["reward_mean"] = rewards.mean().item()
+            result["reward_std"] = rewards.std(correction=0).item()
+        if loss and self.labels:
+            sides = (self.chosen, self.rejected, self.labels)
+            better, worse, label = (torch.tensor(side, dtype=torch.float64) for side in sides)
+            result = {"loss": bradley_terry(better, worse, label=label).mean().item(), **result}
+        return result

@@ -1,0 +1,136 @@
+"""Responses that were rated on several attributes, each on its own: the data of HelpSteer and its like.
+
+    {"prompt": ..., "response": ..., "helpfulness": 3, "verbosity": 1, ...}
+
+Knows rows and rendering, not models.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, groupby
+from typing import Any
+
+from tqdm import tqdm
+
+from reward_model.records import Prompt
+from reward_model.rendering import Renderer
+from reward_model.scores import Scalarisation
+from training.data import NoPairs, RowReport
+from training.examples import Comparison, Example, prompt_digest, render_responses
+from training.pairs import MALFORMED, BadRow, Fingerprint, response_of, turns_of
+from training.rows import read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class RatedResponse:
+    """One response and what people gave it.
+
+    Attributes:
+        prompt: the turns before the response.
+        response: the text.
+        ratings: one number for each attribute, NaN where it was not rated.
+        line: where it stands in its file, counted from 1.
+    """
+
+    prompt: Prompt
+    response: str
+    ratings: tuple[float, ...]
+    line: int
+
+
+def read_ratings(
+    name: str, attributes: Sequence[str], report: RowReport, *, limit: int | None = None
+) -> Iterator[RatedResponse]:
+    """Reads a data set; rows that cannot be used are added to `report`.
+
+    Raises:
+        NoPairs: no row could be used.
+        DataError: it cannot be read at all.
+    """
+    good = 0
+    for line, row in read_rows(name):
+        if good == limit:
+            return
+        report.rows += 1
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            rated = to_rated(row, attributes, line)
+        except BadRow as error:
+            report.add(line, error)
+        else:
+            good += 1
+            yield rated
+    if not good:
+        msg = f"{name}: no row can be used\n{report.table()}" if report.rows else f"{name}: there are no rows"
+        raise NoPairs(msg)
+
+
+def fingerprinted(identity: Fingerprint, rated: Iterable[RatedResponse]) -> Iterator[RatedResponse]:
+    """Passes `rated` on and adds it to `identity`."""
+    for one in rated:
+        identity.add(one.prompt, one.response, *(None if math.isnan(r) else r for r in one.ratings))
+        yield one
+
+
+def to_rated(row: Any, attributes: Sequence[str], line: int) -> RatedResponse:
+    """Turns one row into a rated response.
+
+    Raises:
+        BadRow: it has no response, or no attribute of it was rated with a finite number.
+    """
+    if not isinstance(row, Mapping):
+        msg = f"a row must be an object with `prompt` and `response`, not {type(row).__name__}"
+        raise BadRow(MALFORMED, msg)
+    ratings = tuple(_rating(row, name) for name in attributes)
+    if all(map(math.isnan, ratings)):
+        msg = f"it has none of the attributes {', '.join(attributes)}"
+        raise BadRow(MALFORMED, msg)
+    return RatedResponse(
+        turns_of(row.get("prompt"), "prompt"), response_of(row.get("response"), "response"), ratings, line
+    )
+
+
+def _rating(row: Mapping[str, Any], name: str) -> float:
+    value = row.get(name)
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        msg = f"`{name}` must be a finite number, not {value!r}"
+        raise BadRow(MALFORMED, msg)
+    return float(value)
+
+
+def render_rated(
+    rated: Iterable[RatedResponse], renderer: Renderer, scalarisation: Scalarisation, report: RowReport
+) -> Iterator[Example]:
+    """One example for each run of rows with the same prompt; what cannot be rendered is added to `report`.
+
+    Of two responses to one prompt, rated in full, the one with the higher reward counts as chosen: that is what
+    accuracy and calibration are measured on. The loss knows ratings only.
+    """
+    bar = tqdm(rated, desc="rendering", unit="response", disable=None)
+    for prompt, run in groupby(bar, key=lambda one: one.prompt):
+        members = list(run)
+        try:
+            sequences = render_responses(prompt, [one.response for one in members], renderer)
+        except BadRow as error:
+            for one in members:
+                report.add(one.line, error)
+            continue
+        rewards = [_reward(one.ratings, scalarisation) for one in members]
+        comparisons = tuple(
+            Comparison(a, b) if rewards[a] > rewards[b] else Comparison(b, a)
+            for a, b in combinations(range(len(members)), 2)
+            if rewards[a] != rewards[b]
+            and not math.isnan(rewards[a] + rewards[b])
+            and sequences[a].token_ids != sequences[b].token_ids
+        )
+        ratings = tuple(one.ratings for one in members)
+        yield Example(sequences, comparisons, members[0].line, prompt_digest(prompt), ratings)
+
+
+def _reward(ratings: Sequence[float], scalarisation: Scalarisation) -> float:
+    """NaN where an attribute that counts was not rated."""
+    return math.fsum(w * r for w, r in zip(scalarisation.weights, ratings, strict=True) if w != 0)
