@@ -103,8 +103,8 @@ async def open_loop(
     gaps = random.Random(seed)
     arrivals = accumulate(gaps.expovariate(rate) for _ in range(count))
     crowd = _Crowd(count)
-    async with _connected(port, connections, crowd.answered) as opened:
-        crowd.idle += opened
+    async with _connected(port, connections, crowd.answered, crowd.send) as opened:
+        crowd.opened, crowd.idle = opened, opened[:]
         started = time.perf_counter()
         for request, arrival in zip(cycle(requests), arrivals, strict=False):
             due = started + arrival
@@ -122,6 +122,7 @@ class _Crowd:
 
     def __init__(self, count: int) -> None:
         self.latencies: list[float] = []
+        self.opened: list[_Connection] = []
         self.idle: list[_Connection] = []
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting: deque[tuple[bytes, float]] = deque()
@@ -133,8 +134,14 @@ class _Crowd:
             self.idle.pop()
         if self.idle:
             self.idle.pop().send(request, due)
+        elif all(connection.closed for connection in self.opened):
+            self.fail("the server has closed every connection")
         else:
             self._waiting.append((request, due))
+
+    def fail(self, reason: str) -> None:
+        if not self.finished.done():
+            self.finished.set_exception(RuntimeError(reason))
 
     def answered(self, connection: "_Connection", due: float) -> None:
         self.latencies.append(time.perf_counter() - due)
@@ -146,9 +153,13 @@ class _Crowd:
 
 
 @asynccontextmanager
-async def _connected(port: int, count: int, answered: "Answered") -> AsyncIterator[list["_Connection"]]:
+async def _connected(
+    port: int, count: int, answered: "Answered", again: "Again | None" = None
+) -> AsyncIterator[list["_Connection"]]:
     loop = asyncio.get_running_loop()
-    opened = [await loop.create_connection(lambda: _Connection(answered), "127.0.0.1", port) for _ in range(count)]
+    opened = [
+        await loop.create_connection(lambda: _Connection(answered, again), "127.0.0.1", port) for _ in range(count)
+    ]
     try:
         yield [connection for _, connection in opened]
     finally:
@@ -158,10 +169,11 @@ async def _connected(port: int, count: int, answered: "Answered") -> AsyncIterat
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, answered: "Answered") -> None:
+    def __init__(self, answered: "Answered", again: "Again | None") -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answered = answered
-        self._received = b""
+        self._again = again
+        self._request = self._received = b""
         self._since = 0.0
         self._busy = False
         self.closed = False
@@ -171,11 +183,16 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        if self._busy and not self.done.done():
+        if not self._busy or self.done.done():
+            return
+        if self._again is not None and not self._received:
+            # The server closed it for idleness while the request was on its way: any client would send that again.
+            self._again(self._request, self._since)
+        else:
             self.done.set_exception(RuntimeError(f"connection lost: {exc}"))
 
     def send(self, request: bytes, since: float) -> None:
-        self._since, self._busy = since, True
+        self._request, self._since, self._busy = request, since, True
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -192,6 +209,8 @@ class _Connection(asyncio.Protocol):
 
 #: Is called with a connection whose request was answered, and since when that request had been waiting.
 Answered = Callable[[_Connection, float], None]
+#: Is called with a request that got no answer because its connection was closed, and since when it had been waiting.
+Again = Callable[[bytes, float], None]
 
 
 def _content_length(head: bytes) -> int:

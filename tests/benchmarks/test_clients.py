@@ -17,8 +17,8 @@ def anyio_backend() -> str:
 
 
 @asynccontextmanager
-async def answering(status: str, *, pieces: int = 1) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """Port of a server, and the bodies that it has got."""
+async def answering(status: str, *, pieces: int = 1, drop: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """Port of a server that hangs up on the first `drop` requests, and the bodies that it has got."""
     bodies: list[bytes] = []
     serving: list[asyncio.Task[None]] = []
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\n0.73".encode()
@@ -28,6 +28,8 @@ async def answering(status: str, *, pieces: int = 1) -> AsyncIterator[tuple[int,
         while head := await reader.readuntil(b"\r\n\r\n"):
             length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
             bodies.append(await reader.readexactly(length))
+            if len(bodies) <= drop:
+                return
             for start in range(0, len(answer), size):
                 writer.write(answer[start : start + size])
                 await writer.drain()
@@ -85,3 +87,23 @@ async def test_a_failure_in_an_open_loop_ends_the_run() -> None:
     async with answering("503 Service Unavailable") as (port, _):
         with pytest.raises(RuntimeError, match=r"HTTP/1\.1 503"):
             await clients.open_loop(port, [clients.post("/score", b"a")], rate=1000, count=10, connections=2)
+
+
+async def test_a_request_on_a_connection_that_was_just_closed_is_sent_again() -> None:
+    requests = [clients.post("/score", body) for body in (b"a", b"bb")]
+    async with answering("200 OK", drop=3) as (port, bodies):
+        load = await clients.open_loop(port, requests, rate=1000, count=10, connections=8)
+    assert len(load.latencies) == 10
+    assert len(bodies) == 10 + 3
+
+
+async def test_a_server_that_closes_every_connection_ends_the_run() -> None:
+    async with answering("200 OK", drop=100) as (port, _):
+        with pytest.raises(RuntimeError, match="closed every connection"):
+            await clients.open_loop(port, [clients.post("/score", b"a")], rate=1000, count=20, connections=4)
+
+
+async def test_a_closed_loop_takes_a_lost_connection_for_a_failure() -> None:
+    async with answering("200 OK", drop=1) as (port, _):
+        with pytest.raises(RuntimeError, match="connection lost"):
+            await clients.closed_loop(port, [clients.post("/score", b"a")], connections=1, count=2)
