@@ -12,6 +12,7 @@ from transformers import AttentionInterface
 from reward_model.errors import CheckpointRefused
 from reward_model.kernels import Rule, States, by_matmul, by_sdpa, by_varlen, varlen_can
 from reward_model.spans import Layout, Span
+from reward_model.tiled import tiled_attention, tiled_can
 
 #: The name under which transformers dispatches to `packed_attention`.
 PACKED = "reward_model_packed"
@@ -81,13 +82,22 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
         dropout=dropout,
     )
     key, value = layout.states or (key, value)
+    query, key, value = (_autocast(one) for one in (query, key, value))
     return _attend(query[0], States(key[0], value[0]), layout, rule).unsqueeze(0), None
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """In the dtype that torch's own attention would compute in."""
+    device = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
 
 def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
     """[T, heads, head_size of the values]."""
     if varlen_can(query, states, layout, rule):
         return by_varlen(query, states, layout, rule)
+    if torch.is_grad_enabled() and _is_cpu_bf16(query) and tiled_can(rule):
+        return tiled_attention(query, states, layout, rule)
     pieces = []
     for span, count in layout.groups():
         if rule.softcap is not None or _by_matmul(query, span):
@@ -101,8 +111,11 @@ def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor
 
 def _by_matmul(query: Tensor, span: Span) -> bool:
     """Whether plain matrix products are the fastest way; they keep all weights where gradients are needed."""
-    fast = query.dtype == torch.bfloat16 and query.device.type == "cpu" and span.num_keys >= FEWEST_KEYS
-    return fast and not torch.is_grad_enabled()
+    return _is_cpu_bf16(query) and span.num_keys >= FEWEST_KEYS and not torch.is_grad_enabled()
+
+
+def _is_cpu_bf16(query: Tensor) -> bool:
+    return query.dtype == torch.bfloat16 and query.device.type == "cpu"
 
 
 AttentionInterface.register(PACKED, packed_attention)

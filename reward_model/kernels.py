@@ -103,29 +103,69 @@ def _parts(span: Span, rule: Rule, query: Tensor, key: Tensor) -> Iterator[Span]
 
 def _block(query: Tensor, states: States, layout: Layout, span: Span, part: Span, rule: Rule) -> Tensor:
     """[heads, queries, head_size of the values] of a part of `span` that is few enough queries."""
-    key_heads = states.key.shape[0]
-    repeats = query.shape[0] // key_heads
+    results = []
+    for tile in _tiles_of(query, states, layout, span, part, rule):
+        pieces = tile.split()
+        result = torch.bmm(pieces[0], tile.values[0])
+        for weights, values in zip(pieces[1:], tile.values[1:], strict=True):
+            result.baddbmm_(weights, values)
+        results.append(result.view(-1, part.queries, result.shape[2]))
+    return results[0] if len(results) == 1 else torch.cat(results)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The attention weights of some queries of some heads, and what they are made of.
+
+    Attributes:
+        rows: the queries'.
+        heads: the queries'; those that share a key head are one matrix, so that nothing is repeated.
+        key_heads: those that they look at.
+        queries: [k, repeats * rows, head_size], for k key heads.
+        runs: rows of keys, each range with one of `keys` [k, head_size, n] and `values` [k, n, size].
+        weights: [k, repeats * rows, sum of all n].
+    """
+
+    rows: slice
+    heads: slice
+    key_heads: slice
+    queries: Tensor
+    runs: tuple[Range, ...]
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    weights: Tensor
+
+    def split(self, like: Tensor | None = None) -> tuple[Tensor, ...]:
+        """`weights`, or a tensor `like` them, by runs."""
+        return torch.split(self.weights if like is None else like, [one.shape[1] for one in self.values], dim=2)
+
+
+def tiles(query: Tensor, states: States, layout: Layout, span: Span, rule: Rule) -> Iterator[Tile]:
+    """All tiles of a span; see `by_matmul`."""
+    for part in _parts(span, rule, query, states.key):
+        yield from _tiles_of(query, states, layout, span, part, rule)
+
+
+def _tiles_of(
+    query: Tensor, states: States, layout: Layout, span: Span, part: Span, rule: Rule
+) -> Iterator[Tile]:
+    repeats = query.shape[0] // states.key.shape[0]
     # Without a window all queries see all that comes before them, so that only their own keys need a mask.
     masked = part.itself if rule.causal and rule.window is None else part
     mask = layout.mask(masked, rule.window, query, causal=rule.causal)
-    q = query[:, part.start : part.stop]
-    tile = max(1, SCORES // (repeats * part.queries * part.num_keys))
-    seen = [states.seen(run, whole) for run, whole in part.keys_within(span)]
-    tiles = []
-    for first in range(0, key_heads, tile):
-        keys, values = ([one[first : first + tile] for one in each] for each in zip(*seen, strict=True))
-        # Queries of the heads that share a key head are one matrix: nothing is repeated.
-        own = q[first * repeats : (first + tile) * repeats].reshape(len(values[0]), -1, q.shape[2])
-        weights = _weights(own, keys, rule, mask)
-        pieces = torch.split(weights, [one.shape[1] for one in values], dim=2)
-        result = torch.bmm(pieces[0], values[0])
-        for weight, one in zip(pieces[1:], values[1:], strict=True):
-            result.baddbmm_(weight, one)
-        tiles.append(result.view(-1, part.queries, result.shape[2]))
-    return tiles[0] if len(tiles) == 1 else torch.cat(tiles)
+    rows = slice(part.start, part.stop)
+    step = max(1, SCORES // (repeats * part.queries * part.num_keys))
+    runs, wholes = zip(*part.keys_within(span), strict=True)
+    seen = [states.seen(run, whole) for run, whole in zip(runs, wholes, strict=True)]
+    for first in range(0, states.key.shape[0], step):
+        some = slice(first, first + step)
+        keys, values = (tuple(one[some] for one in each) for each in zip(*seen, strict=True))
+        heads = slice(first * repeats, (first + step) * repeats)
+        queries = query[heads, rows].reshape(len(values[0]), -1, query.shape[2])
+        yield Tile(rows, heads, some, queries, runs, keys, values, _weights(queries, keys, rule, mask))
 
 
-def _weights(q: Tensor, keys: list[Tensor], rule: Rule, mask: Tensor | None) -> Tensor:
+def _weights(q: Tensor, keys: Sequence[Tensor], rule: Rule, mask: Tensor | None) -> Tensor:
     """[key_value_heads, repeats * queries, num_keys] of q's dtype."""
     nothing = q.new_empty(1)
     logits = [torch.baddbmm(nothing, q, one, beta=0, alpha=rule.scale) for one in keys]

@@ -1,0 +1,81 @@
+"""Attention over a whole packed row with gradients of its own: matrix products on tiles, as for scores.
+
+The weights are computed anew in the backward pass instead of being kept (Dao et al. 2022, arXiv 2205.14135), and all
+spans add to one gradient of keys and values, so that those who share a prefix cost no more than they compute.
+Knows tensors and spans, not models.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reward_model.kernels import Rule, States, Tile, by_matmul, tiles
+from reward_model.spans import Layout
+
+
+def tiled_can(rule: Rule) -> bool:
+    """Whether `tiled_attention` computes this: soft caps and dropout have no gradients here."""
+    return rule.softcap is None and not rule.dropout
+
+
+def tiled_attention(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
+    """Attention as the layout says, with gradients.
+
+    Args:
+        query: [heads, T, head_size].
+        states: what the queries look at.
+        layout: who sees whom.
+        rule: how.
+
+    Returns:
+        [T, heads, head_size of the values].
+    """
+    result: Tensor = _Tiled.apply(query, states.key, states.value, layout, rule)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, rule: Rule) -> Tensor:
+        states = States(key, value)
+        result = torch.cat([by_matmul(query, states, layout, span, rule) for span in layout.spans])
+        ctx.save_for_backward(query, key, value, result)
+        ctx.layout, ctx.rule = layout, rule
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, result = ctx.saved_tensors
+        gradients = _Gradients(query, key, value)
+        # The mean of what each query's weights are worth: a weight gains what it is worth above that. [heads, T, 1]
+        level = (result * gradient).sum(dim=2, dtype=torch.float32).t().unsqueeze(2)
+        gradient = gradient.transpose(0, 1)
+        states = States(key, value)
+        for span in ctx.layout.spans:
+            for tile in tiles(query, states, ctx.layout, span, ctx.rule):
+                gradients.add(tile, gradient, level, ctx.rule.scale)
+        return gradients.query, gradients.key.to(key.dtype), gradients.value.to(value.dtype), None, None
+
+
+class _Gradients:
+    """Of queries, and of keys and values: many spans add to those, so they are kept in fp32."""
+
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        self.query = torch.empty_like(query)
+        self.key, self.value = (torch.zeros(one.shape, dtype=torch.float32, device=one.device) for one in (key, value))
+
+    def add(self, tile: Tile, gradient: Tensor, level: Tensor, scale: float) -> None:
+        """Adds what a tile gives; `gradient` is [heads, T, size of the values], `level` [heads, T, 1]."""
+        own = tile.queries.shape[:2]
+        above, base = (one[tile.heads, tile.rows].reshape(*own, -1) for one in (gradient, level))
+        worth = torch.cat([torch.bmm(above, one.transpose(1, 2)) for one in tile.values], dim=2)
+        logits = torch.sub(worth, base).mul_(tile.weights).to(worth.dtype)
+        query = tile.queries.new_zeros(tile.queries.shape)
+        for run, keys, weights, slope in zip(tile.runs, tile.keys, tile.split(), tile.split(logits), strict=True):
+            rows = slice(*run)
+            self.value[tile.key_heads, rows] += torch.bmm(weights.transpose(1, 2), above)
+            self.key[tile.key_heads, rows].add_(torch.bmm(slope.transpose(1, 2), tile.queries), alpha=scale)
+            query.baddbmm_(slope, keys.transpose(1, 2), alpha=scale)
+        target = self.query[tile.heads, tile.rows]
+        target.copy_(query.view(target.shape))
