@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from reward_model.errors import CheckpointRefused
-from reward_model.kernels import Rule, States, by_matmul, by_sdpa, by_varlen, varlen_can
+from reward_model.kernels import Rule, States, by_matmul, by_sdpa
 from reward_model.spans import Layout, Span
 from reward_model.tiled import tiled_attention, tiled_can
+from reward_model.varlen import by_varlen, varlen_can
 
 #: The name under which transformers dispatches to `packed_attention`.
 PACKED = "reward_model_packed"

@@ -10,6 +10,7 @@ from reward_model.attention import StatesFound, packed_attention
 from reward_model.errors import CheckpointRefused
 from reward_model.packing import pack
 from reward_model.spans import Layout
+from reward_model.varlen import varlen_can
 
 PREFIX = list(range(100, 120))
 #: Several lengths, some of them equal, and prefixes in common within prefixes in common.
@@ -183,6 +184,6 @@ def test_the_kernel_for_gpus_agrees_with_the_one_for_cpus(kind: str, key_heads: 
     there = [tensor.to("cuda", torch.bfloat16) for tensor in (query, key, value)]
     layout = Layout.of(batch.to(torch.device("cuda")))
     states = kernels.States(there[1][0], there[2][0])
-    assert kernels.varlen_can(there[0][0], states, layout, kernels.Rule(1.0, causal=module.is_causal, window=window))
+    assert varlen_can(there[0][0], states, layout, kernels.Rule(1.0, causal=module.is_causal, window=window))
     output, _ = packed_attention(module, *there, None, layout=layout, sliding_window=window)
     torch.testing.assert_close(output.float().cpu(), expected, rtol=0.05, atol=0.05)
