@@ -41,6 +41,28 @@ def draw_serving(figures: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+def draw_learning(figures: Mapping[str, Any], path: Path) -> None:
+    """Accuracy over the number of rows, a line for each variant; what is known beside it, dashed."""
+    results: Sequence[Mapping[str, Any]] = figures["results"]
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for variant in dict.fromkeys(one["variant"] for one in results):
+        line = [one for one in results if one["variant"] == variant]
+        x, y = [one["size"] for one in line], [100 * one["accuracy"] for one in line]
+        (drawn,) = axes.plot(x, y, marker="o", label=variant or "accuracy")
+        low, high = ([100 * one["accuracy_interval"][k] for one in line] for k in (0, 1))
+        axes.fill_between(x, low, high, alpha=0.2, color=drawn.get_color())
+    known = {"longer wins": results[0]["longer_wins"]} | figures["references"]
+    for i, (name, value) in enumerate(known.items()):
+        axes.axhline(100 * value, linestyle="--", linewidth=1, color=f"C{5 + i}", label=f"{name}, {value:.1%}")
+    sizes = sorted({one["size"] for one in results})
+    axes.set(xscale="log", xlabel="rows trained on", ylabel="% of test pairs (band: 95 %, by prompt)")
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes.minorticks_off()
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
 def draw_prefixes(figures: Sequence[Mapping[str, float]], described: Mapping[str, str], path: Path) -> None:
     """One line for each prompt, its limit dashed."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
