@@ -7,8 +7,8 @@ r"""What a recipe learns from more and more pairs, on pairs that nobody trained 
 
 Smaller subsets are parts of larger ones, drawn once by seed. Every run is `training.train` and `training.evaluate` as
 anybody would call them; what is finished is not run again, so that a curve can be interrupted. `--plant` adds a
-sentence to one response of every pair, drawn by a coin, and calls that response the better one: what does not learn that
-learns nothing else. Knows commands, not models.
+sentence to one response of every pair, drawn by a coin, and calls that response the better one: what does not learn
+that learns nothing else. Knows commands, not models.
 """
 
 import argparse
@@ -95,8 +95,8 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
         result = _result(run, rows, test, flags)
         low, high = result["accuracy_interval"]
         print(
-            f"| {run.variant} | {run.size} | {result['accuracy']:.1%} [{low:.1%}, {high:.1%}] | {result['longer_wins']:.1%}"
-            f" | {result['not_scored']} of {result['n']} | {result['ece']:.3f} | {result['nll']:.4f}"
+            f"| {run.variant} | {run.size} | {result['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
+            f" | {result['longer_wins']:.1%} | {result['not_scored']} of {result['n']} | {result['ece']:.3f} | {result['nll']:.4f}"
             f" | {result['minutes']:.1f} |",
             flush=True,
         )
