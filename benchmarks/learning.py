@@ -96,7 +96,8 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
         low, high = result["accuracy_interval"]
         print(
             f"| {run.variant} | {run.size} | {result['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
-            f" | {result['longer_wins']:.1%} | {result['not_scored']} of {result['n']} | {result['ece']:.3f} | {result['nll']:.4f}"
+            f" | {result['longer_wins']:.1%} | {result['not_scored']} of {result['n']}"
+            f" | {result['ece']:.3f} | {result['nll']:.4f}"
             f" | {result['minutes']:.1f} |",
             flush=True,
         )
