@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 class ApiKeys:
     """The keys of one file, one a line; blank lines and lines that start with # are skipped.
 
-    The file is read again when it changes, so that keys can be rotated without a restart.
+    The file is read again when it changes, so that keys can be rotated without a restart. Once it is gone or empty, no
+    key is accepted any more.
 
     Raises:
         ValueError: the file has no key in it.
@@ -51,7 +52,10 @@ class ApiKeys:
         try:
             if self._look() != self._stamp:
                 self._stamp, self._digests = self._read()
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
+            log.error("no API key is accepted any more: %s", error)  # noqa: TRY400 - the message says it all
+            self._stamp, self._digests = (), []
+        except OSError as error:
             log.warning("the API key file cannot be read again, the keys stay as they were: %s", error)
 
     def _look(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.body import ClientGone
-from service.errors import MethodNotAllowed, NotFound, ProblemDetails, ServiceError, problem_of
+from service.errors import Draining, MethodNotAllowed, NotFound, ProblemDetails, ServiceError, problem_of
 from service.metrics import Metrics
 from service.places import LocatedError
 from service.trace import Trace
@@ -87,6 +87,8 @@ def response_of(details: ProblemDetails, request_id: str) -> Response:
         headers["Retry-After"] = str(details.retry_after)
     if details.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    if details.type == Draining.type:
+        headers["Connection"] = "close"  # whoever asks again should come to another replica
     if "allow" in details.fields:
         headers["Allow"] = ", ".join(details.fields["allow"])
     return Response(json.dumps(problem), details.status, headers, MEDIA_TYPE)

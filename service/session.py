@@ -4,9 +4,10 @@ What all scoring routes share, native or foreign. Knows no route's shapes.
 """
 
 import asyncio
-import math
+import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from types import TracebackType
 from typing import Self, TypeVar
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from reward_model.errors import SpecialTokenInContent, TooLong
 from reward_model.records import Prompt, Record
 from reward_model.rendering import Rendered
-from service import body
+from service import body, characters
 from service.batcher import Scored
 from service.errors import ComputeError, DeadlineExceeded, InvalidRequest, TooLarge
 from service.places import LocatedError, Place, as_input, as_response
@@ -33,18 +34,19 @@ Group = tuple[Prompt, Sequence[str]]
 MAX_REQUEST_TOKENS = 2_000_000
 #: What is answered sooner is not watched for a hang-up: that would be a tenth of all that a small request costs.
 PATIENCE_SECONDS = 0.05
+#: float() would take "1_0" for ten, and "infinity" for a number.
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?")
 
 
 def _timeout(request: Request, longest: float) -> float:
-    sent = request.headers.get("x-request-timeout")
-    if sent is None:
+    if "x-request-timeout" not in request.headers:
         return longest
-    try:
-        seconds = float(sent)
-    except ValueError:
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise InvalidRequest([("X-Request-Timeout", "must be a positive number of seconds")])
+    sent = request.headers.getlist("x-request-timeout")
+    if len(sent) > 1:
+        raise InvalidRequest([("X-Request-Timeout", "must be sent once")])
+    seconds = float(sent[0]) if _SECONDS.fullmatch(sent[0]) else 0.0
+    if not seconds > 0:
+        raise InvalidRequest([("X-Request-Timeout", "must be a positive number of seconds, such as 1.5")])
     return min(seconds, longest)
 
 
@@ -132,9 +134,10 @@ class Session:
         """Tokenises `records`.
 
         Raises:
-            LocatedError: one cannot be.
+            LocatedError: one cannot be, or is longer than any that makes sense.
             TooLarge: they have more tokens than one request may.
         """
+        characters.check(map(characters.of_record, records), self.engine.scorer.info.max_length, locate)
         render = self.engine.scorer.render
         try:
             return await self._tokenize(lambda record: [render(record, truncate=truncate)], records)
@@ -154,6 +157,10 @@ class Session:
             LocatedError: one cannot be.
             TooLarge: they have more tokens than one request may.
         """
+        for index, (prompt, responses) in enumerate(groups):
+            shared = characters.of_prompt(prompt)
+            counts = (shared + len(response) for response in responses)
+            characters.check(counts, self.engine.scorer.info.max_length, partial(locate, index))
         render = self.engine.scorer.render_group
         try:
             return await self._tokenize(lambda group: render(*group, truncate=truncate), groups)

@@ -144,6 +144,18 @@ CASES = [
         "too many tokens", 413, "too-large", {"inputs": [{"token_ids": [1] * 512}] * 3907},
         members={"limit": 2_000_000, "num_tokens": 3907 * 512},
     ),
+    Case(
+        "a text longer than makes sense", 413, "too-large", {"inputs": [SAMPLE, {"text": "a" * (2**20 + 1)}]},
+        members={"index": 1, "limit": 2**20},
+    ),
+    Case(
+        "a conversation longer than makes sense", 413, "too-large",
+        {"inputs": [{"prompt": "a" * 2**20, "response": "b"}], "truncate": True}, members={"index": 0, "limit": 2**20},
+    ),
+    Case(
+        "a response longer than makes sense", 413, "too-large", pair(responses=["a", "b" * 2**20]),
+        "/compare", members={"index": 0, "response": 1, "limit": 2**20},
+    ),
     # 415
     Case("a form", 415, "unsupported-media-type", headers={"Content-Type": "application/x-www-form-urlencoded"}),
     Case("no media type", 415, "unsupported-media-type", headers={"Content-Type": ""}),
@@ -187,7 +199,7 @@ CASES = [
     invalid("normalize where it is not", one(text="a") | {"normalize": True}, "body", "/render"),
     *(
         Case(f"a deadline of {text!r}", 422, "invalid-request", headers={"X-Request-Timeout": text})
-        for text in ("0", "-1", "nan", "inf", "1e999", "soon", "")
+        for text in ("0", "-1", "nan", "inf", "1e999", "soon", "", "1_0", " ")
     ),
     # 422: the model's limits
     Case(
@@ -330,7 +342,9 @@ async def test_a_service_that_drains_finishes_what_it_has_and_refuses_the_rest()
         draining = asyncio.create_task(runtime.drain())
         await asyncio.sleep(0.05)
         check_problem(await client.get("/readyz"), 503, "draining")
-        check_problem(await client.post("/score", json={"inputs": [SAMPLE]}), 503, "draining")
+        refused = await client.post("/score", json={"inputs": [SAMPLE]})
+        check_problem(refused, 503, "draining")
+        assert refused.headers["connection"] == "close", "the next request should reach another replica"
         assert (await client.get("/livez")).status_code == 200
         assert (await accepted).status_code == 200
         await draining
@@ -342,3 +356,10 @@ async def test_what_is_not_done_when_the_drain_time_is_over_is_503() -> None:
         await asyncio.sleep(0.1)
         await runtime.drain()
         check_problem(await accepted, 503, "draining")
+
+
+async def test_a_deadline_that_is_sent_twice_is_refused_rather_than_guessed() -> None:
+    headers = [("X-Request-Timeout", "5"), ("X-Request-Timeout", "50")]
+    async with serving() as (client, _):
+        response = await client.post("/score", json={"inputs": [SAMPLE]}, headers=headers)
+    check_problem(response, 422, "invalid-request")
