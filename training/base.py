@@ -6,6 +6,7 @@ Any Hugging Face encoder or decoder will do. Knows nothing of data or optimisers
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,11 +39,13 @@ class Base:
         network: a sequence classifier with the labels asked for, in fp32.
         tokenizer: with a chat template that does not depend on the clock.
         positions: how many tokens the model can read.
+        head_initialisation: `sha256:` over the head's weights as they are now, before training.
     """
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     positions: int
+    head_initialisation: str
 
 
 def load_base(
@@ -64,7 +67,8 @@ def load_base(
     tokenizer = load_tokenizer(directory)
     with torch.random.fork_rng():
         torch.manual_seed(head_seed)
-        network = _with_head(directory, labels, disable_dropout=disable_dropout)
+        network, made_up = _with_head(directory, labels, disable_dropout=disable_dropout)
+    head = _head_hash(network, made_up)
     is_decoder = hasattr(network, "score")
     if is_decoder:
         _set_template(tokenizer, DECODER_TEMPLATE)
@@ -72,10 +76,11 @@ def load_base(
     else:
         _set_template(tokenizer, ENCODER_TEMPLATE)
     pooling_of(network.config, has_score_head=is_decoder)
-    return Base(network, tokenizer, usable_positions(network))
+    return Base(network, tokenizer, usable_positions(network), head)
 
 
-def _with_head(directory: Path, labels: Sequence[str], *, disable_dropout: bool) -> PreTrainedModel:
+def _with_head(directory: Path, labels: Sequence[str], *, disable_dropout: bool) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of its weights that the base does not have."""
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False, **_named(labels))
         if disable_dropout:
@@ -102,7 +107,18 @@ def _with_head(directory: Path, labels: Sequence[str], *, disable_dropout: bool)
         msg = f"the base model lacks {', '.join(lost[:4])}: only its head may be new"
         raise CheckpointRefused(msg)
     logger.info("new at random: %s", ", ".join(sorted(made_up)) or "nothing, the base already has a score head")
-    return cast("PreTrainedModel", network)
+    return cast("PreTrainedModel", network), made_up
+
+
+def _head_hash(network: PreTrainedModel, made_up: set[str]) -> str:
+    """Of all that the base did not bring along: runs can be averaged only where this is the same for all of them."""
+    prefix = f"{network.base_model_prefix}."
+    digest = sha256()
+    for name, weight in sorted(network.named_parameters(), key=lambda item: item[0]):
+        if name in made_up or not name.startswith(prefix):
+            digest.update(f"{name} {tuple(weight.shape)} ".encode())
+            digest.update(weight.detach().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _named(labels: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ that the service loads. Flags: transformers' own and those of `training.argument
 
 import logging
 import math
-import platform
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,14 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-import reward_model
-from reward_model import checkpoint
 from reward_model.atomic import checked_target
-from reward_model.calibration import UNCALIBRATED, fit, reward_statistics
 from reward_model.errors import CheckpointRefused
 from reward_model.manifest import Manifest, read_manifest
 from reward_model.model import RewardModel
@@ -33,6 +28,7 @@ from reward_model.pretrained import vocabulary_of
 from reward_model.rendering import Renderer
 from training.arguments import RewardTrainingArguments
 from training.base import Base, load_base
+from training.finish import NO_SPREAD, write_checkpoint
 from training.objectives import UnfitData
 from training.prepare import Data, check_readable, prepare
 from training.rows import DataError
@@ -41,8 +37,6 @@ from training.trainer import RewardTrainer, TrainingFailed
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 1024
-#: Rewards that differ by less than this have not been learned.
-_NO_SPREAD = 1e-4
 _CHANCE = 0.5
 #: transformers annotates its parser for instances of dataclasses, and means the classes.
 _FLAGS: Any = RewardTrainingArguments
@@ -96,32 +90,21 @@ def _renderer(base: Base, max_length: int | None) -> Renderer:
 
 def _finish(trainer: RewardTrainer, base: Base, max_length: int, data: Data, directory: Path) -> None:
     """Judges what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
-    judged = data.validation or data.train
-    outcomes = trainer.outcomes(judged)
-    metrics = outcomes.metrics(loss=True)
-    _check_learned(metrics, held_out=bool(data.validation))
-    calibration = UNCALIBRATED
-    if data.validation:
-        prompts = [example.prompt for example in data.validation for _ in example.comparisons]
-        calibration = fit(outcomes.margins, prompts, outcomes.labels)
-    manifest = checkpoint.save(
+    outcomes = trainer.outcomes(data.validation or data.train)
+    _check_learned(outcomes.metrics(loss=True), held_out=bool(data.validation))
+    write_checkpoint(
         trainer.reward_model,
         base.tokenizer,
         directory,
         max_length=max_length,
-        calibration=calibration,
-        reward=reward_statistics(outcomes.rewards),
-        training={**data.record, "metrics": metrics, "flags": _flags(trainer.args), "versions": _versions()},
-    )
-    logger.info(
-        "%s: accuracy %.1f %% on %d %s pairs, temperature %.2f (%s); wrote %s",
-        manifest.fingerprint[:19],
-        100 * metrics.get("accuracy", math.nan),
-        len(outcomes.labels),
-        "held-out" if data.validation else "training",
-        calibration.temperature,
-        calibration.reason or "calibrated",
-        directory,
+        outcomes=outcomes,
+        held_out=data.validation,
+        record={
+            **data.record,
+            "seed": trainer.args.seed,
+            "head_initialisation": base.head_initialisation,
+            "flags": _flags(trainer.args),
+        },
     )
 
 
@@ -129,7 +112,7 @@ def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
     if not all(math.isfinite(value) for value in metrics.values()):
         msg = "the trained model gives rewards that are not finite: lower --learning_rate or train in fp32"
         raise TrainingFailed(msg)
-    if metrics["reward_std"] < _NO_SPREAD:
+    if metrics["reward_std"] < NO_SPREAD:
         msg = (
             f"all responses get the same reward (standard deviation {metrics['reward_std']:.1e}): nothing was learned."
             " Raise --learning_rate or --num_train_epochs, and look whether chosen and rejected differ within"
@@ -151,15 +134,6 @@ def _flags(args: TrainingArguments) -> dict[str, Any]:
     given: dict[str, Any] = {name: value for name, value in args.to_dict().items() if name in defaults}  # type: ignore[no-untyped-call]
     plain = {name: value for name, value in given.items() if isinstance(value, str | int | float)}
     return {name: v for name, v in plain.items() if v != defaults[name] and not str(v).startswith("<")}
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "reward_model": reward_model.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -85,3 +85,20 @@ def test_dropout_is_off_unless_asked_for(tmp_path: Path) -> None:
     for disable, expected in ((True, {0.0}), (False, {0.1})):
         network = load_base(str(directory), disable_dropout=disable).network
         assert {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)} == expected
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_heads_are_told_apart_by_their_seed_not_by_what_is_below(architecture: str, tmp_path: Path) -> None:
+    base = str(headless(tmp_path / "base", architecture))
+    other = str(headless(tmp_path / "other", architecture, seed=1))
+    first = load_base(base).head_initialisation
+    assert load_base(other).head_initialisation == first
+    assert load_base(base, head_seed=1).head_initialisation != first
+    assert load_base(base, labels=("a", "b")).head_initialisation != first
+
+
+def test_a_head_that_the_base_has_already_is_where_training_begins(tmp_path: Path) -> None:
+    base = str(tiny.tiny_base(tmp_path / "base", "bert"))
+    other = str(tiny.tiny_base(tmp_path / "other", "bert", seed=1))
+    assert load_base(base).head_initialisation == load_base(base, head_seed=1).head_initialisation
+    assert load_base(base).head_initialisation != load_base(other).head_initialisation

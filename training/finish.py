@@ -1,0 +1,89 @@
+"""The end of every stage that makes a checkpoint: calibrated on held-out pairs, described, and written.
+
+Knows outcomes of comparisons and checkpoints, not where the weights come from.
+"""
+
+import logging
+import math
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+import reward_model
+from reward_model import checkpoint
+from reward_model.calibration import UNCALIBRATED, fit, reward_statistics
+from reward_model.manifest import Manifest
+from reward_model.model import RewardModel
+from training.examples import Example
+from training.outcomes import Outcomes
+
+logger = logging.getLogger(__name__)
+
+#: Rewards that differ by less than this (their standard deviation) say nothing about responses.
+NO_SPREAD = 1e-4
+
+
+def write_checkpoint(
+    model: RewardModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    *,
+    max_length: int,
+    outcomes: Outcomes,
+    held_out: Sequence[Example],
+    record: dict[str, Any],
+) -> Manifest:
+    """Writes `model` as a checkpoint, in one step.
+
+    Args:
+        model: in fp32.
+        tokenizer: with its chat template.
+        directory: where to.
+        max_length: tokens the model reads.
+        outcomes: what the model makes of `held_out`, or of the training examples where there are no others.
+        held_out: what to calibrate on; may be empty.
+        record: how the model was made; metrics and versions are added.
+    """
+    metrics = outcomes.metrics(loss=True)
+    calibration = UNCALIBRATED
+    if held_out:
+        calibration = fit(outcomes.margins, prompts_of(held_out), outcomes.labels)
+    manifest = checkpoint.save(
+        model,
+        tokenizer,
+        directory,
+        max_length=max_length,
+        calibration=calibration,
+        reward=reward_statistics(outcomes.rewards),
+        training={**record, "metrics": metrics, "versions": _versions()},
+    )
+    logger.info(
+        "%s: accuracy %.1f %% on %d %s pairs, temperature %.2f (%s); wrote %s",
+        manifest.fingerprint[:19],
+        100 * metrics.get("accuracy", math.nan),
+        len(outcomes.labels),
+        "held-out" if held_out else "training",
+        calibration.temperature,
+        calibration.reason or "calibrated",
+        directory,
+    )
+    return manifest
+
+
+def prompts_of(examples: Sequence[Example]) -> list[bytes]:
+    """The prompt of each comparison, in the order of their outcomes."""
+    return [example.prompt for example in examples for _ in example.comparisons]
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "reward_model": reward_model.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
