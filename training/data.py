@@ -7,14 +7,18 @@ not tokens or models.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from training.documents import write_document
-from training.pairs import BadRow, PreferencePair, fingerprint
+from training.fingerprint import fingerprint
+from training.pairs import BadRow, PreferencePair
 from training.rankings import to_pairs
 from training.rows import DataError, read_rows
 
-#: How many lines of each kind of bad row are named.
+#: What can be said of a row that is used; see `training.repeats`, `training.leaks` and `training.likeness`.
+Remark = Literal["duplicate", "contradiction", "in_evaluation", "near_identical"]
+
+#: How many lines of each kind of row are named.
 _LINES_SHOWN = 10
 
 
@@ -23,13 +27,13 @@ class NoPairs(DataError):
 
 
 @dataclass(slots=True)
-class Rejection:
-    """The bad rows of one kind.
+class Kind:
+    """Rows of which the same is to be said.
 
     Attributes:
         count: how many.
         lines: where the first of them stand, counted from 1.
-        example: what is wrong with the first.
+        example: what there is to say of the first.
     """
 
     count: int
@@ -39,22 +43,25 @@ class Rejection:
 
 @dataclass(slots=True)
 class RowReport:
-    """Which rows of a data set were not used, and why; filled while it is read.
+    """Which rows of a data set were not used, and why, and which are worth a look; filled while it is read.
 
     Attributes:
         rows: how many rows were looked at, good and bad.
         reasons: the bad ones by reason.
+        remarks: those that are used all the same, by what there is to say of them; a row can be in several.
     """
 
     rows: int = 0
-    reasons: dict[str, Rejection] = field(default_factory=dict)
+    reasons: dict[str, Kind] = field(default_factory=dict)
+    remarks: dict[str, Kind] = field(default_factory=dict)
 
     def add(self, line: int, error: BadRow) -> None:
         """Counts one bad row."""
-        kind = self.reasons.setdefault(error.reason, Rejection(0, [], str(error)))
-        kind.count += 1
-        if len(kind.lines) < _LINES_SHOWN:
-            kind.lines.append(line)
+        _count(self.reasons, error.reason, line, str(error))
+
+    def remark(self, line: int, remark: Remark, detail: str) -> None:
+        """Counts one row that is used and worth a look."""
+        _count(self.remarks, remark, line, detail)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,23 +75,40 @@ class RowReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON document."""
-        reasons = {
-            reason: {"count": kind.count, "first_lines": list(kind.lines), "example": kind.example}
-            for reason, kind in self.reasons.items()
-        }
-        return {"rows": self.rows, "rejected": self.rejected, "reasons": reasons}
+        reasons, remarks = (
+            {name: {"count": k.count, "first_lines": list(k.lines), "example": k.example} for name, k in kinds.items()}
+            for kinds in (self.reasons, self.remarks)
+        )
+        return {"rows": self.rows, "rejected": self.rejected, "reasons": reasons, "remarks": remarks}
 
     def table(self) -> str:
         """The report as plain text: a line of totals, then one line per reason, the most frequent first."""
-        lines = [f"rows: {self.rows:,}, not used: {self.rejected:,}"]
-        for reason, kind in sorted(self.reasons.items(), key=lambda item: -item[1].count):
-            where = ", ".join(map(str, kind.lines)) + (", ..." if kind.count > len(kind.lines) else "")
-            lines.append(f"  {reason:<17}{kind.count:>9,}  at {where}: {kind.example}")
+        lines = [f"rows: {self.rows:,}, not used: {self.rejected:,}", *_table(self.reasons)]
+        if self.remarks:
+            lines += ["used, but worth a look:", *_table(self.remarks)]
         return "\n".join(lines)
+
+    @property
+    def first(self) -> str:
+        """What is wrong with the first bad row."""
+        return next(iter(self.reasons.values())).example
 
     def write(self, path: Path) -> None:
         """Writes the report as JSON, in one step."""
         write_document(self.to_json(), path)
+
+
+def _count(kinds: dict[str, Kind], name: str, line: int, detail: str) -> None:
+    kind = kinds.setdefault(name, Kind(0, [], detail))
+    kind.count += 1
+    if len(kind.lines) < _LINES_SHOWN:
+        kind.lines.append(line)
+
+
+def _table(kinds: dict[str, Kind]) -> Iterator[str]:
+    for name, kind in sorted(kinds.items(), key=lambda item: -item[1].count):
+        where = ", ".join(map(str, kind.lines)) + (", ..." if kind.count > len(kind.lines) else "")
+        yield f"  {name:<17}{kind.count:>9,}  at {where}: {kind.example}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,5 +164,11 @@ def read_pairs(name: str, report: RowReport, *, limit: int | None = None) -> Ite
             good += len(pairs)
             yield from pairs
     if not good:
-        msg = f"{name}: no row can be used\n{report.table()}" if report.rows else f"{name}: there are no rows"
-        raise NoPairs(msg)
+        raise none_usable(name, report)
+
+
+def none_usable(name: str, report: RowReport) -> NoPairs:
+    """The error for a data set without one good row."""
+    if not report.rows:
+        return NoPairs(f"{name}: there are no rows")
+    return NoPairs(f"{name}: no row can be used: {report.first}\n{report.table()}")

@@ -27,7 +27,8 @@ from training.data import RowReport, read_preferences
 from training.documents import write_document
 from training.evaluation import Evaluation, Provenance
 from training.examples import render_responses
-from training.pairs import BadRow, PreferencePair, fingerprint
+from training.fingerprint import fingerprint
+from training.pairs import BadRow, PreferencePair
 from training.rows import DataError
 from training.scoring import score_groups
 from training.statistics import Accuracy, accuracy, correlation, probability_quality

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
+from typing import overload
 
 from tqdm import tqdm
 
@@ -15,6 +16,7 @@ from reward_model.errors import InputError, TooLong
 from reward_model.records import Prompt
 from reward_model.rendering import Rendered, Renderer
 from training.data import RowReport
+from training.likeness import common_beginning
 from training.pairs import IDENTICAL, NOT_RENDERABLE, TOO_LONG, BadRow, PreferencePair
 
 #: Bytes that stand for a prompt: enough that among billions no two have the same.
@@ -47,6 +49,7 @@ class Example:
         line: where it stands in its file, counted from 1.
         prompt: what the prompt can be told by.
         ratings: for each sequence one number for each attribute, NaN where nobody rated; empty without attributes.
+        prompt_tokens: with how many tokens of the prompt every sequence begins.
     """
 
     sequences: tuple[Rendered, ...]
@@ -54,6 +57,28 @@ class Example:
     line: int
     prompt: bytes
     ratings: tuple[tuple[float, ...], ...] = ()
+    prompt_tokens: int = 0
+
+
+class SequencesOf(Sequence[Sequence[Rendered]]):
+    """The sequences of examples, looked up when they are asked for: examples may be more than fit into memory."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        """How many examples."""
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sequence[Rendered]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "SequencesOf": ...
+    def __getitem__(self, index: int | slice) -> "Sequence[Rendered] | SequencesOf":
+        """Those of one example, or of the examples of a slice."""
+        if isinstance(index, slice):
+            return SequencesOf(self._examples[index])
+        return self._examples[index].sequences
 
 
 def render_examples(pairs: Iterable[PreferencePair], renderer: Renderer, report: RowReport) -> Iterator[Example]:
@@ -84,7 +109,8 @@ def render_example(pairs: Sequence[PreferencePair], renderer: Renderer) -> Examp
         if sequences[one.chosen].token_ids == sequences[one.rejected].token_ids:
             msg = "both responses render to the same tokens"
             raise BadRow(IDENTICAL, msg)
-    return Example(sequences, comparisons, pairs[0].line, prompt_digest(pairs[0].prompt))
+    own = prompt_tokens(sequences, responses, renderer)
+    return Example(sequences, comparisons, pairs[0].line, prompt_digest(pairs[0].prompt), prompt_tokens=own)
 
 
 def render_responses(prompt: Prompt, responses: Sequence[str], renderer: Renderer) -> tuple[Rendered, ...]:
@@ -97,6 +123,22 @@ def render_responses(prompt: Prompt, responses: Sequence[str], renderer: Rendere
         return tuple(renderer.render_group(prompt, responses, truncate=True))
     except InputError as error:
         raise BadRow(TOO_LONG if isinstance(error, TooLong) else NOT_RENDERABLE, str(error)) from error
+
+
+def prompt_tokens(sequences: Sequence[Rendered], responses: Sequence[str], renderer: Renderer) -> int:
+    """How many tokens the sequences have in common because the prompt is, not because responses begin alike.
+
+    Where responses begin alike it can be off by a token or two, since what they share is tokenised by itself here.
+    """
+    # What the first and the last in sorted order begin with, all between them begin with.
+    ids = [one.token_ids for one in sequences]
+    common = common_beginning(min(ids), max(ids))
+    first, last = min(responses), max(responses)
+    shared = first[: common_beginning(first, last)]
+    if not shared:
+        return common
+    (encoding,) = renderer.tokenizer.backend_tokenizer.encode_batch_fast([shared], add_special_tokens=False)
+    return max(0, common - len(encoding.ids))
 
 
 def prompt_digest(prompt: Prompt) -> bytes:

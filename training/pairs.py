@@ -5,23 +5,26 @@ beginning of both sides) and HH-RLHF's raw transcripts (Bai et al. 2022, arXiv 2
 knows neither files nor tokens.
 """
 
-import hashlib
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from reward_model.records import Message, Prompt, Role, as_prompt
 
-#: Why a row is not used. The first three are found here; the others need a tokenizer and are found when rendering.
-Reason = Literal["malformed", "identical", "nothing_to_score", "too_long", "not_renderable"]
+#: Why a row is not used. The first three are found here; the next two need a tokenizer and are found when rendering;
+#: the last two need other rows (`training.repeats`, `training.leaks`).
+Reason = Literal[
+    "malformed", "identical", "nothing_to_score", "too_long", "not_renderable", "duplicate", "in_evaluation"
+]
 MALFORMED: Final = "malformed"
 IDENTICAL: Final = "identical"
 NOTHING: Final = "nothing_to_score"
 TOO_LONG: Final = "too_long"
 NOT_RENDERABLE: Final = "not_renderable"
+DUPLICATE: Final = "duplicate"
+IN_EVALUATION: Final = "in_evaluation"
 
 #: Columns that change what the prompt means and that no reward model here can read.
 _UNSUPPORTED = ("tools", "images", "chat_template_kwargs")
@@ -29,6 +32,11 @@ _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 _SPEAKER_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 _ROLES: tuple[Role, ...] = get_args(Role)
+_FORMS = (
+    "expected are `chosen` and `rejected`, with or without `prompt`, or `prompt`, `responses` and `ranks` or `scores`"
+)
+#: How many of a row's columns an error names.
+_COLUMNS_SHOWN = 12
 
 
 class BadRow(ValueError):
@@ -92,37 +100,6 @@ def to_pair(row: Any, line: int) -> PreferencePair:
             raise BadRow(MALFORMED, msg)
         chosen, rejected, label = rejected, chosen, 1 - label
     return PreferencePair(prompt, chosen, rejected, margin, source, category, line, subset, label)
-
-
-def fingerprint(pairs: Iterable[PreferencePair]) -> str:
-    """`sha256:` over prompts, responses, margins and soft labels in order, whatever format they were stored in."""
-    identity = Fingerprint()
-    for _ in identity.of_pairs(pairs):
-        pass
-    return str(identity)
-
-
-class Fingerprint:
-    """The identity of a data set, taken while it passes by; `str()` gives it at the end."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def of_pairs(self, pairs: Iterable[PreferencePair]) -> Iterator[PreferencePair]:
-        """Passes `pairs` on."""
-        for pair in pairs:
-            label = [pair.label] if pair.label != 1 else []
-            self.add(pair.prompt, pair.chosen, pair.rejected, pair.margin, *label)
-            yield pair
-
-    def add(self, prompt: Prompt, *fields: Any) -> None:
-        """Adds one record: a prompt, and what JSON can express."""
-        turns = [[message.role, message.content] for message in prompt]
-        self._digest.update(json.dumps([turns, *fields], separators=(",", ":")).encode() + b"\n")
-
-    def __str__(self) -> str:
-        """The identity so far."""
-        return f"sha256:{self._digest.hexdigest()}"
 
 
 def split_transcript(text: str) -> Prompt:
@@ -214,7 +191,7 @@ def _split_implicit(chosen: str, rejected: str) -> tuple[Prompt, str, str]:
 def _side(row: Mapping[str, Any], column: str) -> str | Prompt:
     value = row.get(column)
     if value is None:
-        msg = f"there is no `{column}`"
+        msg = f"there is no `{column}` but {columns_of(row)}; {_FORMS}"
         raise BadRow(MALFORMED, msg)
     return _text(value, column) if isinstance(value, str) else turns_of(value, column)
 
@@ -280,6 +257,12 @@ def response_of(value: Any, column: str) -> str:
         msg = f"`{column}` must be a string or one message of the assistant"
         raise BadRow(MALFORMED, msg)
     return turns[0].content
+
+
+def columns_of(row: Mapping[str, Any]) -> str:
+    """The columns of a row that hold something, for an error to name."""
+    found = [f"`{name}`" for name, value in row.items() if value is not None]
+    return ", ".join(found[:_COLUMNS_SHOWN]) + (", ..." if len(found) > _COLUMNS_SHOWN else "") or "nothing"
 
 
 def label_of(row: Mapping[str, Any], column: str) -> str | None:

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from reward_model.records import Prompt
 from reward_model.rendering import Renderer
 from reward_model.scores import Scalarisation
-from training.data import NoPairs, RowReport
-from training.examples import Comparison, Example, prompt_digest, render_responses
-from training.pairs import MALFORMED, BadRow, Fingerprint, response_of, turns_of
+from training.data import RowReport, none_usable
+from training.examples import Comparison, Example, prompt_digest, prompt_tokens, render_responses
+from training.fingerprint import Fingerprint
+from training.pairs import MALFORMED, BadRow, columns_of, response_of, turns_of
 from training.rows import read_rows
 
 
@@ -63,8 +64,7 @@ def read_ratings(
             good += 1
             yield rated
     if not good:
-        msg = f"{name}: no row can be used\n{report.table()}" if report.rows else f"{name}: there are no rows"
-        raise NoPairs(msg)
+        raise none_usable(name, report)
 
 
 def fingerprinted(identity: Fingerprint, rated: Iterable[RatedResponse]) -> Iterator[RatedResponse]:
@@ -85,8 +85,12 @@ def to_rated(row: Any, attributes: Sequence[str], line: int) -> RatedResponse:
         raise BadRow(MALFORMED, msg)
     ratings = tuple(_rating(row, name) for name in attributes)
     if all(map(math.isnan, ratings)):
-        msg = f"it has none of the attributes {', '.join(attributes)}"
+        msg = f"it has none of the attributes {', '.join(attributes)} but {columns_of(row)}"
         raise BadRow(MALFORMED, msg)
+    for column in ("prompt", "response"):
+        if row.get(column) is None:
+            msg = f"there is no `{column}` but {columns_of(row)}; expected are `prompt`, `response` and the attributes"
+            raise BadRow(MALFORMED, msg)
     return RatedResponse(
         turns_of(row.get("prompt"), "prompt"), response_of(row.get("response"), "response"), ratings, line
     )
@@ -128,7 +132,8 @@ def render_rated(
             and sequences[a].token_ids != sequences[b].token_ids
         )
         ratings = tuple(one.ratings for one in members)
-        yield Example(sequences, comparisons, members[0].line, prompt_digest(prompt), ratings)
+        own = prompt_tokens(sequences, [one.response for one in members], renderer)
+        yield Example(sequences, comparisons, members[0].line, prompt_digest(prompt), ratings, own)
 
 
 def _reward(ratings: Sequence[float], scalarisation: Scalarisation) -> float:

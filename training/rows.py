@@ -23,6 +23,8 @@ Row = tuple[int, Any]
 
 _JSON_LINES = (".jsonl", ".jsonl.gz")
 _PARQUET = ".parquet"
+#: Of a data set of the hub.
+_SPLIT = "train"
 #: Progress is shown only for what takes longer than this, in seconds.
 _PATIENCE = 2.0
 
@@ -54,6 +56,14 @@ def read_rows(name: str) -> Iterator[Row]:
         msg = f"{name}: of files, only {', '.join(_JSON_LINES)} and {_PARQUET} are read"
         raise DataError(msg)
     return _hub_rows(name)
+
+
+def identity(name: str) -> str:
+    """The same for two names of one data set."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return str(path.resolve())
+    return name if ":" in name else f"{name}:{_SPLIT}"
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -101,7 +111,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 def _hub_rows(name: str) -> Iterator[Row]:
     repository, _, split = name.partition(":")
     try:
-        rows = load_dataset(repository, split=split or "train")
+        rows = load_dataset(repository, split=split or _SPLIT)
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         msg = f"{name}: neither a file here nor a data set that the hub gives out ({reason})"

@@ -54,6 +54,29 @@ def test_report_is_a_document_for_machines(mixed: str, tmp_path: Path) -> None:
     assert document["reasons"]["nothing_to_score"]["first_lines"] == [7]
 
 
+def test_rows_that_are_used_and_worth_a_look_are_told_apart_from_those_not_used() -> None:
+    report = RowReport(rows=9)
+    report.add(2, BadRow("identical", "both are the same"))
+    report.remark(3, "near_identical", "one place differs")
+    report.remark(5, "near_identical", "another place differs")
+    assert report.rejected == 1
+    assert report.to_json()["remarks"] == {
+        "near_identical": {"count": 2, "first_lines": [3, 5], "example": "one place differs"}
+    }
+    heads = [line.split()[0] for line in report.table().splitlines()]
+    assert heads == ["rows:", "identical", "used,", "near_identical"]
+
+
+def test_columns_of_another_kind_are_named_with_what_is_expected(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"question": "q", "answer_a": "a", "answer_b": None}])
+    with pytest.raises(NoPairs) as refused:
+        read_preferences(path)
+    assert str(refused.value).splitlines()[0] == (
+        f"{path}: no row can be used: there is no `chosen` but `question`, `answer_a`; expected are `chosen` and"
+        " `rejected`, with or without `prompt`, or `prompt`, `responses` and `ranks` or `scores`"
+    )
+
+
 def test_report_names_the_first_lines_only() -> None:
     report = RowReport(rows=1000)
     for line in range(1, 1001):

@@ -17,7 +17,8 @@ from reward_model.rendering import Renderer
 from reward_model.template import ENCODER_TEMPLATE
 from training.data import read_preferences
 from training.evaluate import REFUSED, EvaluationFailed, evaluate, main
-from training.pairs import PreferencePair, fingerprint
+from training.fingerprint import fingerprint
+from training.pairs import PreferencePair
 
 MAX_LENGTH = 100
 FITS = "short"

@@ -2,11 +2,11 @@
 
 import tiny
 
-from reward_model.records import as_prompt
+from reward_model.records import Conversation, as_prompt
 from reward_model.rendering import Renderer
 from reward_model.template import DECODER_TEMPLATE
 from training.data import RowReport
-from training.examples import Comparison, prompt_digest, render_examples
+from training.examples import Comparison, SequencesOf, prompt_digest, render_examples
 from training.pairs import PreferencePair
 
 NO_FIRST_ASSISTANT = (
@@ -52,3 +52,22 @@ def test_the_pairs_of_one_line_are_one_example_with_each_response_once() -> None
     assert example.comparisons == (Comparison(0, 1), Comparison(1, 2, label=0.5), Comparison(0, 2))
     assert other.comparisons == (Comparison(0, 1, margin=2.0),)
     assert example.prompt == other.prompt == prompt_digest(as_prompt("p")) != prompt_digest(as_prompt("q"))
+
+
+def test_tokens_of_the_prompt_are_told_apart_from_what_responses_begin_with_alike() -> None:
+    start = len(renderer().render(Conversation(as_prompt("Why?"), "")).token_ids) - 1
+    pairs = [
+        pair("Why?", "ab", "cd", line=1),
+        pair("Why?", "so far", "so near", line=2),
+        pair("Why?", "a", "ab", line=3),
+    ]
+    examples = list(render_examples(pairs, renderer(), RowReport()))
+    assert [one.prompt_tokens for one in examples] == [start] * 3
+
+
+def test_the_sequences_of_examples_can_be_looked_up_like_a_list() -> None:
+    examples = list(render_examples([pair("p", "a", "b"), pair("q", "c", "d", line=2)], renderer(), RowReport()))
+    groups = SequencesOf(examples)
+    assert list(groups) == [one.sequences for one in examples]
+    assert list(groups[1:]) == [examples[1].sequences]
+    assert len(groups) == 2

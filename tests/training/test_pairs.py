@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from reward_model.records import Message
-from training.pairs import BadRow, PreferencePair, fingerprint, split_transcript, to_pair
+from training.fingerprint import fingerprint
+from training.pairs import BadRow, PreferencePair, split_transcript, to_pair
 
 USER = Message("user", "What is it?")
 CONTENT = st.text(max_size=40)
@@ -272,3 +273,10 @@ def test_a_label_below_one_half_means_the_other_response() -> None:
     assert (pair.chosen, pair.rejected, pair.label) == ("b", "a", 1.0)
     with pytest.raises(BadRow, match="contradict"):
         to_pair({"prompt": "p", "chosen": "a", "rejected": "b", "label": 0.2, "margin": 1.0}, 1)
+
+
+def test_of_many_columns_the_first_are_named() -> None:
+    with pytest.raises(BadRow, match=r"there is no `chosen` but `c0`, .*`c11`, \.\.\.; expected"):
+        to_pair({f"c{i}": i for i in range(50)}, 1)
+    with pytest.raises(BadRow, match="there is no `chosen` but nothing; expected"):
+        to_pair({}, 1)

@@ -14,7 +14,8 @@ from reward_model.scores import Scalarisation
 from reward_model.template import DECODER_TEMPLATE
 from training.data import NoPairs, RowReport
 from training.examples import Comparison
-from training.pairs import BadRow, Fingerprint
+from training.fingerprint import Fingerprint
+from training.pairs import BadRow
 from training.ratings import RatedResponse, fingerprinted, read_ratings, render_rated, to_rated
 
 NAMES = ("help", "brevity")
@@ -44,8 +45,9 @@ def test_a_row_gives_its_attributes_in_the_order_asked_for() -> None:
         ({"prompt": "p", "response": "r", "help": "3"}, "`help` must be a finite number, not '3'"),
         ({"prompt": "p", "response": "r", "help": True}, "`help` must be a finite number"),
         ({"prompt": "p", "response": "r", "help": math.inf}, "`help` must be a finite number"),
-        ({"prompt": "p", "response": None, "help": 1}, "`response`"),
-        ({"response": "r", "help": 1}, "`prompt` must be a string or a list of messages"),
+        ({"prompt": "p", "response": None, "help": 1}, "there is no `response` but `prompt`, `help`; expected are"),
+        ({"response": "r", "help": 1}, "there is no `prompt` but `response`, `help`; expected are"),
+        ({"prompt": "p", "response": "r", "quality": 1}, "none of the attributes help, brevity but `prompt`, `resp"),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why(row: Any, message: str) -> None:
