@@ -28,9 +28,10 @@ def score_groups(
     """
     scored: list[tuple[float, ...]] = [()] * len(groups)
     for batch in _batches(groups, model.batch_tokens if batch_tokens is None else batch_tokens):
-        values = iter(model.score(list(chain.from_iterable(groups[i] for i in batch))))
-        for i in batch:
-            scored[i] = tuple(next(values).value for _ in groups[i])
+        members = [groups[i] for i in batch]  # looked up once: they may lie on disk
+        values = iter(model.score(list(chain.from_iterable(members))))
+        for i, group in zip(batch, members, strict=True):
+            scored[i] = tuple(next(values).value for _ in group)
         done(len(batch))
     return scored
 

@@ -20,7 +20,7 @@ from transformers.trainer_utils import IntervalStrategy
 from reward_model.model import RewardModel
 from training.arguments import RewardTrainingArguments
 from training.batches import Pack, Step, collate
-from training.examples import Example
+from training.examples import Example, SequencesOf
 from training.objectives import Objective
 from training.optimizers import spread_rates
 from training.outcomes import Outcomes
@@ -160,8 +160,8 @@ class RewardTrainer(Trainer):
 
     def outcomes(self, examples: Sequence[Example]) -> Outcomes:
         """The rewards of all comparisons of `examples`, in order, by the model as it is now."""
-        groups = [example.sequences for example in examples]
-        return Outcomes.of(examples, score_groups(self.reward_model.eval(), groups, self._budget))
+        rewards = score_groups(self.reward_model.eval(), SequencesOf(examples), self._budget)
+        return Outcomes.of(examples, rewards)
 
 
 class Examples(Dataset[Example]):
