@@ -39,6 +39,10 @@ class RewardTrainingArguments(TrainingArguments):
         metadata={"help": "Tokens of prompt and response; default: what the model reads, 1024 at most."},
     )
     max_pairs: int | None = field(default=None, metadata={"help": "Use only the first so many pairs (or ratings)."})
+    keep_duplicates: bool = field(default=False, metadata={"help": "Train on rows that repeat one before them, too."})
+    keep_leaks: bool = field(
+        default=False, metadata={"help": "Train on rows whose prompt is also in eval_dataset_name, too."}
+    )
     max_batch_tokens: int | None = field(
         default=None,
         metadata={"help": "Tokens computed at once, which bounds memory; default: 4096 on a CPU, else 16384."},

@@ -1,20 +1,23 @@
 """The data of a run: read, held out by prompt, rendered, and counted for the record.
 
-Knows flags, files and rendering, neither models nor losses.
+Knows flags and data sets, neither models nor losses.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from reward_model.rendering import Renderer
 from training.arguments import RewardTrainingArguments
-from training.data import NoPairs, RowReport, read_pairs
-from training.examples import Example, render_examples
-from training.fingerprint import Fingerprint
-from training.ratings import fingerprinted, read_ratings, render_rated
-from training.rows import read_rows
+from training.data import RowReport, none_usable
+from training.examples import Example
+from training.pairs import IN_EVALUATION
+from training.rows import DataError, identity, read_rows
+from training.source import Reading, read_source
 from training.split import held_out_prompts
 
 logger = logging.getLogger(__name__)
@@ -34,80 +37,68 @@ class Data:
     record: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    examples: Sequence[Example]
-    report: RowReport
-    fingerprint: str
-
-
 def check_readable(args: RewardTrainingArguments) -> None:
-    """Raises DataError if a data set cannot be read at all, before a model is loaded for it."""
-    for name in (args.dataset_name, args.eval_dataset_name):
-        if name:
-            next(read_rows(name), None)
+    """Looks at the first row of each data set, before a model is loaded for them.
+
+    Raises:
+        DataError: one cannot be read at all or has no rows, or both are the same.
+    """
+    names = [name for name in (args.dataset_name, args.eval_dataset_name) if name]
+    for name in names:
+        if next(read_rows(name), None) is None:
+            raise none_usable(name, RowReport())
+    if len({identity(name) for name in names}) < len(names):
+        msg = (
+            f"{args.eval_dataset_name} is also the training set: what is measured on it would be memory. Name another"
+            " one, or leave --eval_dataset_name out and prompts are held out (--eval_fraction)"
+        )
+        raise DataError(msg)
 
 
-def prepare(args: RewardTrainingArguments, renderer: Renderer) -> Data:
-    """Reads and renders what the flags name.
+def prepare(args: RewardTrainingArguments, renderer: Renderer, directory: Path) -> Data:
+    """Reads and renders what the flags name; the examples are kept in `directory`.
 
     Raises:
         DataError: a data set cannot be used; NoPairs: nothing of one can.
         UnfitData: the objective needs what an example lacks.
+        OSError: the disk is full.
     """
     name, eval_name = str(args.dataset_name), args.eval_dataset_name
-    source = _read(name, args, renderer, limit=args.max_pairs)
+    how = Reading(args.max_pairs, keep_repeats=args.keep_duplicates, keep_leaks=args.keep_leaks)
+    evaluation = None
     if eval_name:
-        train, held_out = source.examples, _read(eval_name, args, renderer)
-        validation, eval_report = held_out.examples, held_out.report.to_json()
+        # All of it: a figure on part of the set would be another figure.
+        evaluation = read_source(eval_name, args, renderer, directory / "evaluation", Reading(keep_repeats=True))
+        how = replace(how, evaluated=set(evaluation.examples.prompts()))
+    source = read_source(name, args, renderer, directory / "training", how)
+    if evaluation:
+        train, validation = source.examples, evaluation.examples
+        _warn_of_leaks(source.report)
     else:
-        drawn = held_out_prompts((one.prompt for one in source.examples), args.eval_fraction, seed=args.seed)
-        train = [one for one in source.examples if one.prompt not in drawn]
-        validation = [one for one in source.examples if one.prompt in drawn]
-        eval_report = RowReport(rows=len(validation)).to_json()
+        drawn = held_out_prompts(source.examples.prompts(), args.eval_fraction, seed=args.seed)
+        held_out = np.array([prompt in drawn for prompt in source.examples.prompts()])
+        train, validation = source.examples.those(~held_out), source.examples.those(held_out)
+    eval_report = evaluation.report if evaluation else RowReport(rows=len(validation))
     record = {
         "dataset": name,
         "dataset_fingerprint": source.fingerprint,
-        "pairs": _comparisons(train),
-        "truncated_pairs": sum(any(sequence.truncated for sequence in one.sequences) for one in train),
+        "pairs": train.count_comparisons(),
+        "truncated_pairs": train.count_truncated(),
         "bad_rows": source.report.to_json(),
+        "lengths": source.lengths_record(),
         "eval_dataset": eval_name or f"{args.eval_fraction:.0%} of the prompts, seed {args.seed}",
-        "eval_pairs": _comparisons(validation),
-        "eval_bad_rows": eval_report,
+        "eval_pairs": validation.count_comparisons(),
+        "eval_bad_rows": eval_report.to_json(),
+        "eval_lengths": evaluation.lengths_record() if evaluation else None,
         "reward_from": "held-out pairs" if validation else "training pairs",
     }
     return Data(train, validation, record)
 
 
-def _comparisons(examples: Sequence[Example]) -> int:
-    return sum(len(one.comparisons) for one in examples)
-
-
-def _read(name: str, args: RewardTrainingArguments, renderer: Renderer, limit: int | None = None) -> _Source:
-    """One data set, rendered; what cannot be used is shown."""
-    report, identity = RowReport(), Fingerprint()
-    examples = list(_examples(name, args, renderer, report, identity, limit))
-    logger.info("%s: %d examples to use; %s", name, len(examples), report.table())
-    if not examples:
-        msg = f"{name}: nothing is left to use\n{report.table()}"
-        raise NoPairs(msg)
-    return _Source(examples, report, str(identity))
-
-
-def _examples(
-    name: str,
-    args: RewardTrainingArguments,
-    renderer: Renderer,
-    report: RowReport,
-    identity: Fingerprint,
-    limit: int | None,
-) -> Iterator[Example]:
-    objective = args.objective
-    if args.attributes:
-        rated = fingerprinted(identity, read_ratings(name, args.attributes, report, limit=limit))
-        examples = render_rated(rated, renderer, args.scalarisation, report)
-    else:
-        examples = render_examples(identity.of_pairs(read_pairs(name, report, limit=limit)), renderer, report)
-    for example in examples:
-        objective.check(example)
-        yield example
+def _warn_of_leaks(report: RowReport) -> None:
+    if kept := report.remarks.get(IN_EVALUATION):
+        logger.warning(
+            "%d training rows have a prompt of the evaluation set and are kept (--keep_leaks): figures on that set are"
+            " better than they would be elsewhere",
+            kept.count,
+        )

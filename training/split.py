@@ -5,6 +5,7 @@ Knows examples, not files.
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from heapq import nsmallest
 
 
 def held_out_prompts(prompts: Iterable[bytes], fraction: float, *, seed: int = 0) -> set[bytes]:
@@ -21,6 +22,8 @@ def held_out_prompts(prompts: Iterable[bytes], fraction: float, *, seed: int = 0
     Returns:
         Those drawn; none where `fraction` is 0 or there is one prompt only.
     """
-    drawn = sorted(set(prompts), key=lambda prompt: blake2b(prompt, salt=seed.to_bytes(16, "little")).digest())
-    wanted = max(1, round(fraction * len(drawn))) if fraction > 0 else 0
-    return set(drawn[: min(wanted, len(drawn) - 1)])
+    different = set(prompts)
+    wanted = max(1, round(fraction * len(different))) if fraction > 0 else 0
+    # Not sorted as a whole: there may be millions.
+    salt = seed.to_bytes(16, "little")
+    return set(nsmallest(min(wanted, len(different) - 1), different, lambda one: blake2b(one, salt=salt).digest()))

@@ -32,6 +32,7 @@ from training.finish import NO_SPREAD, write_checkpoint
 from training.objectives import UnfitData
 from training.prepare import Data, check_readable, prepare
 from training.rows import DataError
+from training.store import kept_while_used
 from training.trainer import RewardTrainer, TrainingFailed
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,13 @@ def train(args: RewardTrainingArguments) -> Manifest:
     # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
     args.output_dir = f"{directory}.trainer"
     check_readable(args)
+    # Each process has its own: they may run on different machines.
+    examples = directory.with_name(f".{directory.name}.examples-{args.process_index}")
+    with kept_while_used(examples):
+        return _train(args, directory, examples)
+
+
+def _train(args: RewardTrainingArguments, directory: Path, examples: Path) -> Manifest:
     set_seed(args.seed)
     base = load_base(
         str(args.model_name_or_path),
@@ -62,7 +70,7 @@ def train(args: RewardTrainingArguments) -> Manifest:
         head_seed=args.head_seed,
     )
     renderer = _renderer(base, args.max_length)
-    data = prepare(args, renderer)
+    data = prepare(args, renderer, examples)
     precision = Precision(torch.device("cpu"), torch.float32, "training")
     model = RewardModel(base.network, precision, scalarisation=args.scalarisation)
     trainer = RewardTrainer(model, args, args.objective, data.train, data.validation)
@@ -73,7 +81,7 @@ def train(args: RewardTrainingArguments) -> Manifest:
         _finish(trainer, base, renderer.max_length, data, directory)
     trainer.accelerator.wait_for_everyone()
     with suppress(OSError):
-        Path(args.output_dir).rmdir()  # the Trainer makes it even where nothing is kept in it
+        Path(str(args.output_dir)).rmdir()  # the Trainer makes it even where nothing is kept in it
     manifest = read_manifest(directory)
     assert manifest is not None
     return manifest

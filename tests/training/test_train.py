@@ -24,10 +24,10 @@ from training.trainer import TrainingFailed
 WORDS = ("red", "blue", "green", "small", "large", "old", "new", "fast", "slow", "warm")
 
 
-def write_pairs(path: Path, n: int = 120, *, swap: bool = False) -> Path:
-    """Pairs with a planted preference: the polite response wins."""
+def write_pairs(path: Path, n: int = 120, *, first: int = 0, swap: bool = False) -> Path:
+    """Pairs with a planted preference: the polite response wins. Prompts are numbered from `first`."""
     rows = []
-    for i in range(n):
+    for i in range(first, first + n):
         a, b = WORDS[i % 10], WORDS[(i // 10) % 10]
         polite, rude = f"Gladly: the {a} one, {b}.", f"Go away {a}, {b}!"
         chosen, rejected = (rude, polite) if swap else (polite, rude)
@@ -87,7 +87,7 @@ def test_the_checkpoint_records_how_it_was_made(tmp_path: Path) -> None:
 
 def test_training_and_evaluation_give_the_same_number(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl")
-    held_out = write_pairs(tmp_path / "held_out.jsonl", 40)
+    held_out = write_pairs(tmp_path / "held_out.jsonl", 40, first=500)
     manifest = train(arguments(tmp_path, eval_dataset_name=str(held_out)))
     loaded = checkpoint.load(tmp_path / "out", dtype="float32")
     result = evaluate(loaded, read_preferences(str(held_out)).pairs)
@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
 
 def test_labels_the_wrong_way_round_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_pairs(tmp_path / "pairs.jsonl")
-    swapped = write_pairs(tmp_path / "swapped.jsonl", 30, swap=True)
+    swapped = write_pairs(tmp_path / "swapped.jsonl", 30, first=500, swap=True)
     train(arguments(tmp_path, eval_dataset_name=str(swapped)))
     assert "no better than chance: check which response the data calls chosen" in caplog.text
 
@@ -214,7 +214,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> No
 
 def test_rewards_recorded_after_bf16_training_are_those_of_the_saved_weights(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 40)
-    held_out = write_pairs(tmp_path / "held_out.jsonl", 24)
+    held_out = write_pairs(tmp_path / "held_out.jsonl", 24, first=500)
     manifest = train(arguments(tmp_path, bf16=True, eval_dataset_name=str(held_out), num_train_epochs=1))
     result = evaluate(checkpoint.load(tmp_path / "out", dtype="float32"), read_preferences(str(held_out)).pairs)
     assert manifest.reward is not None
