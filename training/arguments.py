@@ -5,6 +5,7 @@ Knows no models and no data.
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast, get_args
 
 import torch
@@ -42,6 +43,10 @@ class RewardTrainingArguments(TrainingArguments):
     keep_duplicates: bool = field(default=False, metadata={"help": "Train on rows that repeat one before them, too."})
     keep_leaks: bool = field(
         default=False, metadata={"help": "Train on rows whose prompt is also in eval_dataset_name, too."}
+    )
+    label_noise_file: str | None = field(
+        default=None,
+        metadata={"help": "Where to write, with their texts, the pairs that the model confidently disagrees with."},
     )
     max_batch_tokens: int | None = field(
         default=None,
@@ -144,6 +149,9 @@ class RewardTrainingArguments(TrainingArguments):
         _check(regression == bool(self.attributes), "--attributes and --loss_type regression need each other")
         _check(not (regression and self.label_smoothing), "--label_smoothing: ratings are no labels")
         _check(not (regression and coefficient), "--center_rewards_coefficient: ratings have a level of their own")
+        noise = self.label_noise_file
+        _check(not (regression and noise), "--label_noise_file: ratings are no labels")
+        _check(not (noise and Path(noise).is_dir()), f"--label_noise_file {noise} is a directory: name a file")
         names, weights = self.attributes or [], self.attribute_weights
         _check(len(set(names)) == len(names), "--attributes must differ")
         _check(len(weights or names[:1]) == len(names), "--attribute_weights needs one number for each of --attributes")

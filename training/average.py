@@ -32,7 +32,7 @@ from reward_model.precision import choose_precision
 from reward_model.pretrained import load_network, load_tokenizer
 from reward_model.rendering import Renderer
 from reward_model.scores import Scalarisation
-from training.finish import NO_SPREAD, prompts_of, write_checkpoint
+from training.finish import NO_SPREAD, calibration_of, prompts_of, write_checkpoint
 from training.held_out import HeldOut, read_held_out
 from training.outcomes import Outcomes
 from training.parents import Parent, read_parents
@@ -95,7 +95,7 @@ def average(names: Sequence[str], output_dir: Path, dataset: str, options: Optio
         target,
         max_length=parents[0].manifest.max_length,
         outcomes=outcomes,
-        held_out=held_out.examples,
+        calibration=calibration_of(outcomes, held_out.examples),
         record=_record(parents, members, outcomes, held_out),
     )
 

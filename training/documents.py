@@ -1,10 +1,12 @@
-"""JSON results on disk, written whole or not at all. Knows nothing of what is in them."""
+"""Results on disk, written whole or not at all. Knows nothing of what is in them."""
 
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:
@@ -15,10 +17,17 @@ def write_document(document: dict[str, Any], path: Path) -> None:
     """
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yields an empty file that takes the place of `path` when the block ends without an error."""
     descriptor, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(staging).chmod(0o644)

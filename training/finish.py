@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 import reward_model
 from reward_model import checkpoint
-from reward_model.calibration import UNCALIBRATED, fit, reward_statistics
+from reward_model.calibration import UNCALIBRATED, Calibration, fit, reward_statistics
 from reward_model.manifest import Manifest
 from reward_model.model import RewardModel
 from training.examples import Example
@@ -35,7 +35,7 @@ def write_checkpoint(
     *,
     max_length: int,
     outcomes: Outcomes,
-    held_out: Sequence[Example],
+    calibration: Calibration,
     record: dict[str, Any],
 ) -> Manifest:
     """Writes `model` as a checkpoint, in one step.
@@ -45,14 +45,11 @@ def write_checkpoint(
         tokenizer: with its chat template.
         directory: where to.
         max_length: tokens the model reads.
-        outcomes: what the model makes of `held_out`, or of the training examples where there are no others.
-        held_out: what to calibrate on; may be empty.
+        outcomes: what the model makes of held-out examples, or of the training examples where there are no others.
+        calibration: fitted on them; see `calibration_of`.
         record: how the model was made; metrics and versions are added.
     """
     metrics = outcomes.metrics(loss=True)
-    calibration = UNCALIBRATED
-    if held_out:
-        calibration = fit(outcomes.margins, prompts_of(held_out), outcomes.labels)
     manifest = checkpoint.save(
         model,
         tokenizer,
@@ -67,12 +64,17 @@ def write_checkpoint(
         manifest.fingerprint[:19],
         100 * metrics.get("accuracy", math.nan),
         len(outcomes.labels),
-        "held-out" if held_out else "training",
+        "held-out" if calibration is not UNCALIBRATED else "training",
         calibration.temperature,
         calibration.reason or "calibrated",
         directory,
     )
     return manifest
+
+
+def calibration_of(outcomes: Outcomes, held_out: Sequence[Example]) -> Calibration:
+    """Fitted on what a model makes of `held_out`; none where that is empty."""
+    return fit(outcomes.margins, prompts_of(held_out), outcomes.labels) if held_out else UNCALIBRATED
 
 
 def prompts_of(examples: Sequence[Example]) -> list[bytes]:

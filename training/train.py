@@ -20,6 +20,7 @@ from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from reward_model.atomic import checked_target
+from reward_model.calibration import Calibration
 from reward_model.errors import CheckpointRefused
 from reward_model.manifest import Manifest, read_manifest
 from reward_model.model import RewardModel
@@ -28,8 +29,11 @@ from reward_model.pretrained import vocabulary_of
 from reward_model.rendering import Renderer
 from training.arguments import RewardTrainingArguments
 from training.base import Base, load_base
-from training.finish import NO_SPREAD, write_checkpoint
+from training.finish import NO_SPREAD, calibration_of, write_checkpoint
+from training.first_sight import Judged, held_out, together
+from training.label_noise import LabelNoise
 from training.objectives import UnfitData
+from training.outcomes import Outcomes
 from training.prepare import Data, check_readable, prepare
 from training.rows import DataError
 from training.store import kept_while_used
@@ -77,8 +81,9 @@ def _train(args: RewardTrainingArguments, directory: Path, examples: Path) -> Ma
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     # Without autocast, or the recorded rewards would not be those of the weights that are saved.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    seen = trainer.first_sight()
     if trainer.is_world_process_zero():
-        _finish(trainer, base, renderer.max_length, data, directory)
+        _finish(trainer, base, renderer.max_length, data, directory, seen)
     trainer.accelerator.wait_for_everyone()
     with suppress(OSError):
         Path(str(args.output_dir)).rmdir()  # the Trainer makes it even where nothing is kept in it
@@ -96,24 +101,53 @@ def _renderer(base: Base, max_length: int | None) -> Renderer:
     return Renderer(base.tokenizer, rendering="chat_template", max_length=limit, vocab_size=vocabulary)
 
 
-def _finish(trainer: RewardTrainer, base: Base, max_length: int, data: Data, directory: Path) -> None:
+def _finish(
+    trainer: RewardTrainer,
+    base: Base,
+    max_length: int,
+    data: Data,
+    directory: Path,
+    seen: tuple[Judged, int] | None,
+) -> None:
     """Judges what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
     outcomes = trainer.outcomes(data.validation or data.train)
     _check_learned(outcomes.metrics(loss=True), held_out=bool(data.validation))
+    calibration = calibration_of(outcomes, data.validation)
+    noise = _label_noise(trainer.args, data, seen, outcomes, calibration) if seen else None
     write_checkpoint(
         trainer.reward_model,
         base.tokenizer,
         directory,
         max_length=max_length,
         outcomes=outcomes,
-        held_out=data.validation,
+        calibration=calibration,
         record={
             **data.record,
+            **({"label_noise": noise.record()} if noise else {}),
             "seed": trainer.args.seed,
             "head_initialisation": base.head_initialisation,
             "flags": _flags(trainer.args),
         },
     )
+    if noise:
+        noise.write(Path(str(trainer.args.label_noise_file)).expanduser())
+
+
+def _label_noise(
+    args: RewardTrainingArguments,
+    data: Data,
+    seen: tuple[Judged, int],
+    outcomes: Outcomes,
+    calibration: Calibration,
+) -> LabelNoise:
+    """What was judged at first sight while training, and the held-out pairs by the trained model."""
+    train, judged = seen
+    against = {str(args.dataset_name): train}
+    if data.validation:
+        name = str(args.eval_dataset_name or args.dataset_name)
+        parts = [against[name]] if name in against else []
+        against[name] = together([*parts, held_out(data.validation, outcomes.margins)])
+    return LabelNoise(against, calibration, judged, partial=judged < data.record["pairs"])
 
 
 def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:

@@ -21,6 +21,7 @@ from reward_model.model import RewardModel
 from training.arguments import RewardTrainingArguments
 from training.batches import Pack, Step, collate
 from training.examples import Example, SequencesOf
+from training.first_sight import FirstSight, Judged, together
 from training.objectives import Objective
 from training.optimizers import spread_rates
 from training.outcomes import Outcomes
@@ -43,6 +44,8 @@ class RewardTrainer(Trainer):
         train: what to learn from.
         validation: held out, may be empty.
     """
+
+    args: RewardTrainingArguments
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class RewardTrainer(Trainer):
         self._objective = objective
         self._validation = validation
         self._recent = Outcomes()
+        self._first_sight = FirstSight() if args.label_noise_file else None
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer of the flags, with learning rates by depth where they ask for it."""
@@ -101,10 +105,11 @@ class RewardTrainer(Trainer):
         # Gradients are averaged over the devices, so each one's sum counts that many times.
         scale = self.args.world_size / float(num_items_in_batch)
         total = torch.zeros((), device=self.args.device)
+        lines = inputs["step"].lines
         packs = self._packs(inputs["step"])
         for i, (pack, weight) in enumerate(packs):
             with self._collecting(model, last=i == len(packs) - 1):
-                loss = self._loss(model, pack) * (scale * weight)
+                loss = self._loss(model, pack, lines) * (scale * weight)
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
@@ -127,11 +132,14 @@ class RewardTrainer(Trainer):
         context: AbstractContextManager[Any] = self.accelerator.no_sync(model)
         return context
 
-    def _loss(self, model: torch.nn.Module, pack: Pack) -> Tensor:
+    def _loss(self, model: torch.nn.Module, pack: Pack, lines: Sequence[int]) -> Tensor:
         with self.compute_loss_context_manager():
             values: Tensor = model(pack.batch)
         rewards = values @ values.new_tensor(self.reward_model.scalarisation.weights)
         self._recent.add(rewards.detach(), pack)
+        epoch = self.state.epoch or 0.0
+        if self._first_sight is not None and epoch < 1:
+            self._first_sight.add(rewards, pack, lines, epoch)
         return self._objective(values, rewards, pack)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -162,6 +170,17 @@ class RewardTrainer(Trainer):
         """The rewards of all comparisons of `examples`, in order, by the model as it is now."""
         rewards = score_groups(self.reward_model.eval(), SequencesOf(examples), self._budget)
         return Outcomes.of(examples, rewards)
+
+    def first_sight(self) -> tuple[Judged, int] | None:
+        """The training pairs that went against the model when it saw them first, and how many it saw.
+
+        Of all devices, each of which has to ask; None without --label_noise_file.
+        """
+        if self._first_sight is None:
+            return None
+        own = self._first_sight.against(), self._first_sight.judged
+        parts = gather_object([own]) if self.args.world_size > 1 else [own]
+        return together(against for against, _ in parts), sum(judged for _, judged in parts)
 
 
 class Examples(Dataset[Example]):
