@@ -36,6 +36,9 @@ def replaced_directory(target: Path) -> Iterator[Path]:
     """Yields an empty directory that takes the place of `target` when the block ends without an error.
 
     A previous `target` stays whole and in place until then; a crash at any moment leaves the old or the new one.
+
+    Raises:
+        OSError: it cannot be written, because the disk is full for example; the message says that nothing was lost.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -47,6 +50,9 @@ def replaced_directory(target: Path) -> Iterator[Path]:
             _sync(path)
         _swap(staging, target)
         _sync(target.parent)
+    except OSError as error:
+        msg = f"{target} cannot be written, what was there before is as it was: {error}"
+        raise OSError(msg) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

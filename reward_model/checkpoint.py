@@ -36,7 +36,7 @@ from reward_model.manifest import (
 from reward_model.model import RewardModel
 from reward_model.pooling import pooling_of
 from reward_model.precision import DtypeName, Precision, choose_precision
-from reward_model.pretrained import load_network, load_tokenizer, vocabulary_of
+from reward_model.pretrained import load_network, load_tokenizer, save_pretrained, vocabulary_of
 from reward_model.reference import ReferenceModel
 from reward_model.rendering import Renderer, Rendering
 from reward_model.scores import Scalarisation
@@ -180,10 +180,10 @@ def save(
 
     Raises:
         CheckpointRefused: what was written cannot be served (no template, pickled parts, too short a max_length).
+        OSError: it cannot be written; see `replaced_directory`.
     """
     with replaced_directory(directory) as staging:
-        model.model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
+        save_pretrained(model.model, tokenizer, staging)
         check_safe(staging)
         network, written = load_network(staging, dtype=torch.float32), load_tokenizer(staging)
         golden_limit = min(max_length, MAX_GOLDEN_TOKENS)

@@ -1,4 +1,4 @@
-"""transformers' objects out of a checkpoint directory, whole or not at all. Knows neither manifests nor scores."""
+"""transformers' objects in and out of a checkpoint directory, whole or not at all. Knows no manifests and no scores."""
 
 from pathlib import Path
 from typing import cast
@@ -11,6 +11,9 @@ from reward_model.errors import CheckpointRefused
 
 #: What transformers and safetensors raise for files that are damaged, unknown or need something that is not installed.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, SafetensorError)
+
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "merges.txt")
+_NO_TOKENIZER = "there is no tokenizer beside the model: save it there (tokenizer.json or what it is made from)"
 
 
 def first_line(error: Exception) -> str:
@@ -55,9 +58,23 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except LOADING_ERRORS as error:
-        msg = f"transformers cannot load the tokenizer: {first_line(error)}"
-        raise CheckpointRefused(msg) from error
+        absent = not any(path for pattern in _TOKENIZER_FILES for path in directory.glob(pattern))
+        reason = _NO_TOKENIZER if absent else f"transformers cannot load the tokenizer: {first_line(error)}"
+        raise CheckpointRefused(reason) from error
+    # Where the files are missing, transformers may make up a tokenizer that knows no words. (A large vocabulary is not
+    # looked at, which would take its time.)
+    if len(tokenizer) < 100 and set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise CheckpointRefused(_NO_TOKENIZER)
     if not tokenizer.is_fast:
         msg = "the tokenizer has no fast (tokenizer.json) form, which rendering needs: convert it"
         raise CheckpointRefused(msg)
     return tokenizer
+
+
+def save_pretrained(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Writes both to `directory`; raises OSError where the disk is full."""
+    try:
+        network.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    except SafetensorError as error:
+        raise OSError(first_line(error)) from error

@@ -3,7 +3,8 @@
 Knows arrays and files, not what the numbers mean.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ class ColumnWriter:
         self._file = path.open("xb", buffering=_BUFFER)
 
     def extend(self, values: Iterable[Any]) -> None:
-        """Adds them at the end."""
-        self._file.write(np.array(list(values), dtype=self._dtype).tobytes())
+        """Adds them at the end; raises OSError as `close` does."""
+        data = np.array(list(values), dtype=self._dtype).tobytes()
+        with self._naming_the_file():
+            self._file.write(data)
 
     def close(self) -> None:
         """Writes what waits.
@@ -36,7 +39,15 @@ class ColumnWriter:
         Raises:
             OSError: the disk is full.
         """
-        self._file.close()
+        with self._naming_the_file():
+            self._file.close()
+
+    @contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
 
 class RowsWriter:

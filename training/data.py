@@ -89,9 +89,9 @@ class RowReport:
         return "\n".join(lines)
 
     @property
-    def first(self) -> str:
-        """What is wrong with the first bad row."""
-        return next(iter(self.reasons.values())).example
+    def foremost(self) -> str:
+        """What is wrong with the first bad row of the most frequent kind."""
+        return max(self.reasons.values(), key=lambda kind: kind.count).example
 
     def write(self, path: Path) -> None:
         """Writes the report as JSON, in one step."""
@@ -171,4 +171,4 @@ def none_usable(name: str, report: RowReport) -> NoPairs:
     """The error for a data set without one good row."""
     if not report.rows:
         return NoPairs(f"{name}: there are no rows")
-    return NoPairs(f"{name}: no row can be used: {report.first}\n{report.table()}")
+    return NoPairs(f"{name}: no row can be used: {report.foremost}\n{report.table()}")

@@ -80,7 +80,7 @@ def read_source(name: str, args: RewardTrainingArguments, renderer: Renderer, di
     examples = _checked(examples, args, report)
     stored = write(lengths.of_examples(examples), directory)
     if not stored:
-        msg = f"{name}: nothing is left to use\n{report.table()}"
+        msg = f"{name}: nothing is left to use: {report.foremost}\n{report.table()}"
         raise NoPairs(msg)
     logger.info("%s: %d examples to use; %s\n%s", name, len(stored), report.table(), lengths.table())
     return Source(stored, report, str(identity), lengths)

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -184,12 +186,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = HfArgumentParser(_FLAGS, prog="python -m training.train", allow_abbrev=False)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        (args,) = parser.parse_args_into_dataclasses(argv)
+        parsed: tuple[Any, ...] = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except ValueError as error:
         parser.exit(2, f"training.train: {error}\n")
+    args, unknown = parsed
+    if unknown:
+        similar = get_close_matches(unknown[0], [f"--{field.name}" for field in fields(_FLAGS)], 1)
+        hint = f"did you mean {similar[0]}?" if similar else "--help lists all"
+        parser.exit(2, f"training.train: there is no flag {unknown[0]}; {hint}\n")
     try:
         train(args)
-    except (CheckpointRefused, DataError, UnfitData, TrainingFailed, OSError) as error:
+    except (CheckpointRefused, DataError, UnfitData, TrainingFailed, OSError, SafetensorError) as error:
         sys.stderr.write(f"training.train: {error}\n")
         return 1
     return 0

@@ -53,6 +53,12 @@ def test_only_a_checkpoint_or_nothing_may_be_replaced(tmp_path: Path, monkeypatc
             checked_target(Path(name))
 
 
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    message = "target cannot be written, what was there before is as it was: .*absent"
+    with pytest.raises(OSError, match=message), replaced_directory(tmp_path / "target") as staging:
+        (staging / "absent" / "file").write_text("1")
+
+
 def test_an_error_leaves_the_old_directory(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "old").write_text("old")

@@ -102,3 +102,12 @@ def test_a_head_that_the_base_has_already_is_where_training_begins(tmp_path: Pat
     other = str(tiny.tiny_base(tmp_path / "other", "bert", seed=1))
     assert load_base(base).head_initialisation == load_base(base, head_seed=1).head_initialisation
     assert load_base(base).head_initialisation != load_base(other).head_initialisation
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_a_tokenizer_that_is_not_there_is_not_made_up(tmp_path: Path, architecture: str) -> None:
+    tiny.tiny_base(tmp_path, architecture)
+    for path in tmp_path.glob("tok*"):
+        path.unlink()
+    with pytest.raises(CheckpointRefused, match="there is no tokenizer beside the model"):
+        load_base(str(tmp_path))
