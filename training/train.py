@@ -149,7 +149,8 @@ def _label_noise(
         name = str(args.eval_dataset_name or args.dataset_name)
         parts = [against[name]] if name in against else []
         against[name] = together([*parts, held_out(data.validation, outcomes.margins)])
-    return LabelNoise(against, calibration, judged, partial=judged < data.record["pairs"])
+    pairs = data.record["pairs"]
+    return LabelNoise(against, calibration, min(judged, pairs), partial=judged < pairs)
 
 
 def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
