@@ -12,7 +12,7 @@ from reward_model.rendering import Renderer
 from reward_model.scores import Scalarisation
 from training.data import NoPairs, RowReport, read_pairs
 from training.examples import Example, render_examples
-from training.pairs import Fingerprint
+from training.fingerprint import Fingerprint
 from training.ratings import fingerprinted, read_ratings, render_rated
 from training.rows import read_rows
 
