@@ -7,9 +7,9 @@ here, one after the other, which spares starting Python a dozen times. One scrip
 import json
 import os
 import runpy
-import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -175,9 +175,9 @@ def test_the_list_of_examples_is_complete() -> None:
     assert all(os.access(path, os.X_OK) for path in EXAMPLES.glob("*.sh"))
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_the_scripts_are_clean() -> None:
-    done = subprocess.run(["shellcheck", *EXAMPLES.glob("*.sh")], capture_output=True, text=True, check=False)
+    command = [Path(sysconfig.get_path("scripts")) / "shellcheck", *EXAMPLES.glob("*.sh")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
