@@ -49,7 +49,7 @@ class _Tiled(torch.autograd.Function):
         query, key, value, result = ctx.saved_tensors
         gradients = _Gradients(query, key, value)
         # The mean of what each query's weights are worth: a weight gains what it is worth above that. [heads, T, 1]
-        level = (result * gradient).sum(dim=2, dtype=torch.float32).t().unsqueeze(2)
+        level = (result.float() * gradient.float()).sum(dim=2).t().unsqueeze(2)
         gradient = gradient.transpose(0, 1)
         states = States(key, value)
         for span in ctx.layout.spans:
