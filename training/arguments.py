@@ -5,7 +5,7 @@ Knows no models and no data.
 
 import math
 from dataclasses import dataclass, field
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from transformers import TrainingArguments
@@ -110,6 +110,7 @@ class RewardTrainingArguments(TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()  # type: ignore[no-untyped-call]
+        self._check_set_up()
 
     @property
     def scalarisation(self) -> Scalarisation:
@@ -150,11 +151,22 @@ class RewardTrainingArguments(TrainingArguments):
         """Flags of transformers that could not be honoured."""
         batches = self.per_device_eval_batch_size
         _check(batches == _EVAL_BATCH_SIZE, "--per_device_eval_batch_size: batches are bounded by --max_batch_tokens")
+        _check(not self.deepspeed, "--deepspeed: parameters are divided by --fsdp here")
+        _check(
+            not self.parallelism_config, "--parallelism_config: what is divided is examples and, by --fsdp, parameters"
+        )
         _check(not self.torch_empty_cache_steps, "--torch_empty_cache_steps: memory is bounded by --max_batch_tokens")
         smoothing = "--label_smoothing_factor is for classification; for preferences it is --label_smoothing"
         _check(not self.label_smoothing_factor, smoothing)
         sampling = f"--train_sampling_strategy {self.train_sampling_strategy}: pairs are packed and drawn at random"
         _check(self.train_sampling_strategy == "random", sampling)
+
+    def _check_set_up(self) -> None:
+        """What transformers has made of its flags."""
+        config: Any = self.accelerator_config
+        fixed = (config.split_batches, config.dispatch_batches, config.even_batches, config.use_seedable_sampler)
+        given = "--accelerator_config: batches are divided among processes so that each example counts once an epoch"
+        _check(fixed == (False, None, True, True), given)
 
 
 #: transformers' default.

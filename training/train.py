@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -26,7 +27,7 @@ from reward_model import checkpoint
 from reward_model.atomic import checked_target
 from reward_model.calibration import UNCALIBRATED, fit, reward_statistics
 from reward_model.errors import CheckpointRefused
-from reward_model.manifest import Manifest, read_manifest
+from reward_model.manifest import Manifest
 from reward_model.model import RewardModel
 from reward_model.precision import Precision
 from reward_model.pretrained import vocabulary_of
@@ -34,7 +35,9 @@ from reward_model.rendering import Renderer
 from training.arguments import RewardTrainingArguments
 from training.base import Base, load_base
 from training.objectives import UnfitData
+from training.outcomes import Outcomes
 from training.prepare import Data, check_readable, prepare
+from training.processes import FailedElsewhere, gathered, together
 from training.rows import DataError
 from training.trainer import RewardTrainer, TrainingFailed
 
@@ -49,40 +52,53 @@ _FLAGS: Any = RewardTrainingArguments
 
 
 def train(args: RewardTrainingArguments) -> Manifest:
-    """Runs the whole stage and writes the checkpoint to `args.output_dir`.
+    """Runs the whole stage and writes the checkpoint to `args.output_dir`; all processes of a run call it.
 
     Raises:
         TrainingFailed: nothing was learned, or the rewards diverged; nothing is written.
         CheckpointRefused: the base model cannot become a reward model.
+        FailedElsewhere: another process raised one of these.
         training.data.NoPairs: no row of a data set could be used.
     """
-    directory = checked_target(Path(str(args.output_dir)))
-    # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
-    args.output_dir = f"{directory}.trainer"
-    check_readable(args)
-    set_seed(args.seed)
-    base = load_base(
-        str(args.model_name_or_path),
-        labels=args.scalarisation.names,
-        disable_dropout=args.disable_dropout,
-        head_seed=args.head_seed,
-    )
-    renderer = _renderer(base, args.max_length)
-    data = prepare(args, renderer)
-    precision = Precision(torch.device("cpu"), torch.float32, "training")
-    model = RewardModel(base.network, precision, scalarisation=args.scalarisation)
+    with together():
+        directory = checked_target(Path(str(args.output_dir)))
+        # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
+        args.output_dir = f"{directory}.trainer"
+        check_readable(args)
+        set_seed(args.seed)
+        base = load_base(
+            str(args.model_name_or_path),
+            labels=args.scalarisation.names,
+            disable_dropout=args.disable_dropout,
+            head_seed=args.head_seed,
+        )
+        renderer = _renderer(base, args.max_length)
+        data = prepare(args, renderer)
+        precision = Precision(torch.device("cpu"), torch.float32, "training")
+        model = RewardModel(base.network, precision, scalarisation=args.scalarisation)
+    with together():
+        _check_alike(args, data)
     trainer = RewardTrainer(model, args, args.objective, data.train, data.validation)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     # Without autocast, or the recorded rewards would not be those of the weights that are saved.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    if trainer.is_world_process_zero():
-        _finish(trainer, base, renderer.max_length, data, directory)
-    trainer.accelerator.wait_for_everyone()
-    with suppress(OSError):
-        Path(args.output_dir).rmdir()  # the Trainer makes it even where nothing is kept in it
-    manifest = read_manifest(directory)
+    outcomes = trainer.outcomes(data.validation or data.train)
+    manifest: Manifest | None = None
+    with together():
+        if trainer.is_world_process_zero():
+            manifest = _finish(trainer, base, renderer.max_length, data, outcomes, directory)
+            with suppress(OSError):
+                Path(args.output_dir).rmdir()  # the Trainer makes it even where nothing is kept in it
+    manifest = gathered(manifest)[0]
     assert manifest is not None
     return manifest
+
+
+def _check_alike(args: RewardTrainingArguments, data: Data) -> None:
+    seen = {(one["dataset_fingerprint"], one["pairs"], one["eval_pairs"]) for one in gathered(data.record)}
+    if len(seen) > 1:
+        msg = f"the processes of this run read different data from {args.dataset_name}: {sorted(seen)}"
+        raise DataError(msg)
 
 
 def _renderer(base: Base, max_length: int | None) -> Renderer:
@@ -94,10 +110,10 @@ def _renderer(base: Base, max_length: int | None) -> Renderer:
     return Renderer(base.tokenizer, rendering="chat_template", max_length=limit, vocab_size=vocabulary)
 
 
-def _finish(trainer: RewardTrainer, base: Base, max_length: int, data: Data, directory: Path) -> None:
+def _finish(
+    trainer: RewardTrainer, base: Base, max_length: int, data: Data, outcomes: Outcomes, directory: Path
+) -> Manifest:
     """Judges what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
-    judged = data.validation or data.train
-    outcomes = trainer.outcomes(judged)
     metrics = outcomes.metrics(loss=True)
     _check_learned(metrics, held_out=bool(data.validation))
     calibration = UNCALIBRATED
@@ -123,6 +139,7 @@ def _finish(trainer: RewardTrainer, base: Base, max_length: int, data: Data, dir
         calibration.reason or "calibrated",
         directory,
     )
+    return manifest
 
 
 def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
@@ -171,11 +188,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         (args,) = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.exit(2, f"training.train: {error}\n")
+    if args.process_index > 0:
+        logging.getLogger().setLevel(logging.WARNING)  # the first process says what all do
     try:
         train(args)
-    except (CheckpointRefused, DataError, UnfitData, TrainingFailed, OSError) as error:
-        sys.stderr.write(f"training.train: {error}\n")
+    except FailedElsewhere:
+        return 1  # where it failed, it is said why
+    except (TrainingFailed, CheckpointRefused, DataError, UnfitData, OSError) as error:
+        if args.process_index == 0 or not isinstance(error, TrainingFailed):
+            sys.stderr.write(f"training.train: {error}\n")  # the former is raised by all processes
         return 1
+    PartialState().destroy_process_group()
     return 0
 
 

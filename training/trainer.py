@@ -7,13 +7,13 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, gather_object  # type: ignore[import-untyped]
+from accelerate.utils import DistributedType  # type: ignore[import-untyped]
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer_utils import IntervalStrategy
 
@@ -23,7 +23,9 @@ from training.batches import Pack, Step, collate
 from training.examples import Example
 from training.objectives import Objective
 from training.optimizers import spread_rates
+from training.order import Epochs, Shuffled
 from training.outcomes import Outcomes
+from training.processes import gathered
 from training.scoring import score_groups
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class RewardTrainer(Trainer):
             args._n_gpu = 1  # noqa: SLF001 - transformers has no flag for it
         self._rates = args.layer_decay, args.head_learning_rate_factor
         self._budget = args.max_batch_tokens or model.batch_tokens
+        self.reward_model = model
         super().__init__(
             model=model,
             args=args,
@@ -69,10 +72,32 @@ class RewardTrainer(Trainer):
                 collate, max_batch_tokens=self._budget, share_prefixes=model.backbone.shares_prefixes
             ),
         )
-        self.reward_model = model
         self._objective = objective
-        self._validation = validation
+        self._train, self._validation = train, validation
         self._recent = Outcomes()
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The examples of this process."""
+        args = self.args
+        order = Shuffled(
+            len(self._train),
+            self._train_batch_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            process=args.process_index,
+            processes=args.world_size,
+            drop_last=args.dataloader_drop_last,
+        )
+        return Epochs(
+            Examples(self._train),
+            batch_sampler=order,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            in_order=args.dataloader_in_order,
+        )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer of the flags, with learning rates by depth where they ask for it."""
@@ -102,23 +127,29 @@ class RewardTrainer(Trainer):
         scale = self.args.world_size / float(num_items_in_batch)
         total = torch.zeros((), device=self.args.device)
         packs = self._packs(inputs["step"])
-        for i, (pack, weight) in enumerate(packs):
+        for i, pack in enumerate(packs):
             with self._collecting(model, last=i == len(packs) - 1):
-                loss = self._loss(model, pack) * (scale * weight)
+                loss = self._loss(model, pack) * (0.0 if pack is self._spare else scale)
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
-    def _packs(self, step: Step) -> list[tuple[Pack, float]]:
-        """The step's packs with weights: all 1, and as many 0 as keep this device in step with the others.
+    def _packs(self, step: Step) -> list[Pack]:
+        """The step's packs, and as many spare ones as keep this process in step with the others.
 
-        Where parameters are divided among devices, each forward pass is a conversation between all of them.
+        Gradients are exchanged by all, also where there is nothing left for one to learn from. Where parameters are
+        divided among devices, each forward pass is a conversation too.
         """
-        packs = [(pack, 1.0) for pack in step.packs]
-        if self.accelerator.distributed_type == DistributedType.FSDP:
-            most = max(gather_object([len(packs)]))
-            packs += [(packs[-1][0], 0.0)] * (most - len(packs))
-        return packs
+        packs = list(step.packs)
+        most = max(gathered(len(packs))) if self.accelerator.distributed_type == DistributedType.FSDP else 1
+        return packs + [self._spare] * (most - len(packs))
+
+    @cached_property
+    def _spare(self) -> Pack:
+        """A pack that counts for nothing."""
+        first: list[Any] = [self._train[0]]
+        step: Step = self.data_collator(first)["step"]
+        return step.packs[0]
 
     def _collecting(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
         """Devices exchange gradients after the last pack only."""
@@ -131,16 +162,14 @@ class RewardTrainer(Trainer):
         with self.compute_loss_context_manager():
             values: Tensor = model(pack.batch)
         rewards = values @ values.new_tensor(self.reward_model.scalarisation.weights)
-        self._recent.add(rewards.detach(), pack)
+        if pack is not self._spare:
+            self._recent.add(rewards.detach(), pack)
         return self._objective(values, rewards, pack)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds accuracy, margin and reward statistics since the last log to the Trainer's own."""
         if "loss" in logs:
-            seen = self._recent.take()
-            if self.args.world_size > 1:
-                seen = Outcomes.together(gather_object([seen]))
-            logs |= seen.metrics()
+            logs |= Outcomes.together(gathered(self._recent.take())).metrics()
             if not math.isfinite(logs.get("reward_mean", 0.0)):
                 raise TrainingFailed(_DIVERGED.format(step=self.state.global_step))
         super().log(logs, start_time)
@@ -161,7 +190,9 @@ class RewardTrainer(Trainer):
     def outcomes(self, examples: Sequence[Example]) -> Outcomes:
         """The rewards of all comparisons of `examples`, in order, by the model as it is now."""
         groups = [example.sequences for example in examples]
-        return Outcomes.of(examples, score_groups(self.reward_model.eval(), groups, self._budget))
+        model, part = self.reward_model.eval(), (self.args.process_index, self.args.world_size)
+        parts = gathered(score_groups(model, groups, self._budget, part=part))
+        return Outcomes.of(examples, [next(filter(None, one)) for one in zip(*parts, strict=True)])
 
 
 class Examples(Dataset[Example]):

@@ -57,6 +57,7 @@ def test_a_flag_of_transformers_that_has_no_meaning_here_is_refused(tmp_path: Pa
         ({"loss_type": "regression", "attributes": ["a"], "center_rewards_coefficient": 0.1}, "a level of their own"),
         ({"per_device_eval_batch_size": 4}, "batches are bounded by --max_batch_tokens"),
         ({"torch_empty_cache_steps": 4}, "--torch_empty_cache_steps"),
+        ({"accelerator_config": {"split_batches": True}}, "each example counts once an epoch"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(tmp_path: Path, flags: dict[str, Any], message: str) -> None:
