@@ -39,6 +39,7 @@ from training.outcomes import Outcomes
 from training.prepare import Data, check_readable, prepare
 from training.processes import FailedElsewhere, gathered, together
 from training.rows import DataError
+from training.sharding import CannotDivide, gather
 from training.trainer import RewardTrainer, TrainingFailed
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def train(args: RewardTrainingArguments) -> Manifest:
     Raises:
         TrainingFailed: nothing was learned, or the rewards diverged; nothing is written.
         CheckpointRefused: the base model cannot become a reward model.
+        CannotDivide: the model cannot be divided among processes in the way that was asked for.
         FailedElsewhere: another process raised one of these.
         training.data.NoPairs: no row of a data set could be used.
     """
@@ -83,6 +85,7 @@ def train(args: RewardTrainingArguments) -> Manifest:
     # Without autocast, or the recorded rewards would not be those of the weights that are saved.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     outcomes = trainer.outcomes(data.validation or data.train)
+    gather(trainer.accelerator, model)
     manifest: Manifest | None = None
     with together():
         if trainer.is_world_process_zero():
@@ -194,9 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(args)
     except FailedElsewhere:
         return 1  # where it failed, it is said why
-    except (TrainingFailed, CheckpointRefused, DataError, UnfitData, OSError) as error:
-        if args.process_index == 0 or not isinstance(error, TrainingFailed):
-            sys.stderr.write(f"training.train: {error}\n")  # the former is raised by all processes
+    except (TrainingFailed, CannotDivide, CheckpointRefused, DataError, UnfitData, OSError) as error:
+        if args.process_index == 0 or not isinstance(error, TrainingFailed | CannotDivide):
+            sys.stderr.write(f"training.train: {error}\n")  # the former are raised by all processes
         return 1
     PartialState().destroy_process_group()
     return 0

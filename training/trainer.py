@@ -11,7 +11,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
@@ -27,6 +26,7 @@ from training.order import Epochs, Shuffled
 from training.outcomes import Outcomes
 from training.processes import gathered
 from training.scoring import score_groups
+from training.sharding import divide
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,11 @@ class RewardTrainer(Trainer):
         self._objective = objective
         self._train, self._validation = train, validation
         self._recent = Outcomes()
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The accelerator of the flags."""
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = divide(self.accelerator, self.reward_model, self.args.fsdp_plugin_args)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The examples of this process."""
@@ -141,7 +146,7 @@ class RewardTrainer(Trainer):
         divided among devices, each forward pass is a conversation too.
         """
         packs = list(step.packs)
-        most = max(gathered(len(packs))) if self.accelerator.distributed_type == DistributedType.FSDP else 1
+        most = max(gathered(len(packs))) if self.is_fsdp_enabled else 1
         return packs + [self._spare] * (most - len(packs))
 
     @cached_property
@@ -152,8 +157,8 @@ class RewardTrainer(Trainer):
         return step.packs[0]
 
     def _collecting(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-        """Devices exchange gradients after the last pack only."""
-        if last or not self.accelerator.sync_gradients:
+        """Devices exchange gradients after the last pack only, unless there is no room for them as a whole."""
+        if last or not self.accelerator.sync_gradients or self.is_fsdp_enabled:
             return nullcontext()
         context: AbstractContextManager[Any] = self.accelerator.no_sync(model)
         return context

@@ -1,6 +1,7 @@
-"""Two processes train as one: each with a copy of the parameters, and fail as one."""
+"""Two processes train as one: with copies of the parameters, and with parts of them; and fail as one."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,11 @@ import pytest
 import runs
 import tiny
 import torch
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from reward_model.model import RewardModel
 from training.train import main
 
 #: Seven steps, the last of one pair, so that one of two processes has none.
@@ -47,6 +52,43 @@ def test_two_processes_train_as_one_does(tmp_path: Path, capsys: pytest.CaptureF
     assert_close(tmp_path / "one", tmp_path / "two")
     assert "loss" not in second
     assert "held-out pairs" not in second
+
+
+def test_divided_parameters_are_trained_as_whole_ones_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(runs.argv(tmp_path, "one", "bert", **WHOLE, layer_decay=0.5)) == 0
+    expected = runs.losses(capsys.readouterr().out)
+    divided = {"fsdp": None, "fsdp_config": '{"activation_checkpointing": true}', "max_batch_tokens": 90}
+    command = runs.argv(tmp_path, "two", "bert", **HALF, layer_decay=0.5, **divided)
+    codes, (printed, _) = together(tmp_path, command)
+    assert codes == [0, 0], printed
+    assert runs.losses(printed) == pytest.approx(expected, abs=1e-4)
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
+class Divided(TrainerCallback):
+    """Says what a process holds of the parameters, and in what it computes."""
+
+    def on_train_begin(self, args: object, state: object, control: object, *, model: RewardModel, **_: object) -> None:
+        """Prints it."""
+        held = [parameter.to_local().numel() for parameter in model.parameters() if isinstance(parameter, DTensor)]
+        whole = sum(parameter.numel() for parameter in model.parameters())
+        layer, head = model.model.model.layers[0], model.head_modules()[0]
+        dtypes = (one._get_fsdp_state()._fsdp_param_group.mp_policy.param_dtype for one in (layer, head))
+        sys.stdout.write(f"holds {sum(held)} of {whole}, layers in {next(dtypes)}, head in {next(dtypes)}\n")
+
+
+def watched(command: Sequence[str]) -> int:
+    INTEGRATION_TO_CALLBACK["divided"] = Divided
+    return main([*command, "--report_to", "divided"])
+
+
+def test_each_process_holds_a_part(tmp_path: Path) -> None:
+    codes, printed = together(tmp_path, runs.argv(tmp_path, "two", **HALF, bf16=True, fsdp=None), function=watched)
+    assert codes == [0, 0], printed[0]
+    for text in printed:
+        found = re.search(r"holds (\d+) of (\d+), layers in torch.bfloat16, head in None\n", text)
+        assert found, text
+        assert int(found[1]) == pytest.approx(int(found[2]) / 2, rel=0.05)
 
 
 def all_fail(*commands: Sequence[str]) -> int:
