@@ -4,13 +4,14 @@ Knows no models and no data.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, cast, get_args
 
 import torch
 from transformers import TrainingArguments
 
 from reward_model.scores import Scalarisation
+from training.lora import ALL_LINEAR, Lora
 from training.objectives import LossType, Objective
 
 
@@ -71,6 +72,21 @@ class RewardTrainingArguments(TrainingArguments):
     head_learning_rate_factor: float = field(
         default=1.0, metadata={"help": "The score head's learning rate, as a multiple of --learning_rate."}
     )
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Of the weights of the backbone; bfloat16 where they are not trained (--use_peft).",
+            "choices": ["float32", "bfloat16"],
+        },
+    )
+    use_peft: bool = field(default=False, metadata={"help": "Train LoRA adapters and the score head alone."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=32, metadata={"help": "Adapters count lora_alpha / lora_r times."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of what goes into adapters."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: [ALL_LINEAR],
+        metadata={"help": f"Names of the layers that get an adapter; {ALL_LINEAR}: all linear layers of the backbone."},
+    )
 
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the pairs."})
@@ -104,6 +120,7 @@ class RewardTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"--{name} must be positive, not {value}")
         self._check_objective()
+        self._check_lora()
         self._check_meaningless()
         self.remove_unused_columns = False
         # Where there is nothing but a CPU, transformers wants to be told so before it trains in bf16.
@@ -123,6 +140,13 @@ class RewardTrainingArguments(TrainingArguments):
     def objective(self) -> Objective:
         """What is minimised."""
         return Objective(cast("LossType", self.loss_type), self.label_smoothing, self.center_rewards_coefficient or 0.0)
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters that are trained in place of the backbone."""
+        if not self.use_peft:
+            return None
+        return Lora(self.lora_r, self.lora_alpha, self.lora_dropout, tuple(self.lora_target_modules))
 
     def _check_objective(self) -> None:
         _check(self.loss_type in get_args(LossType), f"--loss_type must be one of {', '.join(get_args(LossType))}")
@@ -146,6 +170,19 @@ class RewardTrainingArguments(TrainingArguments):
         _check(len(weights or names[:1]) == len(names), "--attribute_weights needs one number for each of --attributes")
         finite = all(map(math.isfinite, weights or [1.0])) and any(weights or [1.0])
         _check(finite, "--attribute_weights must be finite, and not all 0")
+
+    def _check_lora(self) -> None:
+        _check(self.dtype in {"float32", "bfloat16"}, f"--dtype must be float32 or bfloat16, not {self.dtype}")
+        full = "--dtype bfloat16 is for --use_peft: trained weights stay in fp32 (--bf16 computes in bf16)"
+        _check(self.use_peft or self.dtype == "float32", full)
+        for flag in fields(self):
+            if flag.name.startswith("lora_") and not self.use_peft:
+                default = flag.default_factory() if callable(flag.default_factory) else flag.default
+                _check(getattr(self, flag.name) == default, f"--{flag.name} is for --use_peft")
+        for name in ("lora_r", "lora_alpha"):
+            _check(getattr(self, name) > 0, f"--{name} must be positive, not {getattr(self, name)}")
+        _check(0 <= self.lora_dropout < 1, f"--lora_dropout must be within [0, 1), not {self.lora_dropout}")
+        _check(bool(self.lora_target_modules), "--lora_target_modules needs a name")
 
     def _check_meaningless(self) -> None:
         """Flags of transformers that could not be honoured."""

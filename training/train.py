@@ -34,6 +34,7 @@ from reward_model.pretrained import vocabulary_of
 from reward_model.rendering import Renderer
 from training.arguments import RewardTrainingArguments
 from training.base import Base, load_base
+from training.lora import adapt, merge
 from training.objectives import UnfitData
 from training.outcomes import Outcomes
 from training.prepare import Data, check_readable, prepare
@@ -76,19 +77,25 @@ def train(args: RewardTrainingArguments) -> Manifest:
         )
         renderer = _renderer(base, args.max_length)
         data = prepare(args, renderer)
-        precision = Precision(torch.device("cpu"), torch.float32, "training")
+        precision = Precision(torch.device("cpu"), getattr(torch, args.dtype), "training")
         model = RewardModel(base.network, precision, scalarisation=args.scalarisation)
+        adapted = adapt(base.network, args.lora) if args.lora else None
     with together():
         _check_alike(args, data)
     trainer = RewardTrainer(model, args, args.objective, data.train, data.validation)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     # Without autocast, or the recorded rewards would not be those of the weights that are saved.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    divided = trainer.is_fsdp_enabled
+    if adapted and not divided:
+        merge(adapted, base.network)
     outcomes = trainer.outcomes(data.validation or data.train)
     gather(trainer.accelerator, model)
     manifest: Manifest | None = None
     with together():
         if trainer.is_world_process_zero():
+            if adapted and divided:
+                merge(adapted, base.network)
             manifest = _finish(trainer, base, renderer.max_length, data, outcomes, directory)
             with suppress(OSError):
                 Path(args.output_dir).rmdir()  # the Trainer makes it even where nothing is kept in it

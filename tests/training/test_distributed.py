@@ -1,4 +1,4 @@
-"""Two processes train as one: with copies of the parameters, and with parts of them; and fail as one."""
+"""Two processes train as one: with copies of the parameters, with parts of them, and with adapters; and fail as one."""
 
 import os
 import re
@@ -82,9 +82,17 @@ def watched(command: Sequence[str]) -> int:
     return main([*command, "--report_to", "divided"])
 
 
-def test_each_process_holds_a_part(tmp_path: Path) -> None:
-    codes, printed = together(tmp_path, runs.argv(tmp_path, "two", **HALF, bf16=True, fsdp=None), function=watched)
+def test_each_process_holds_a_part_and_adapters_are_merged_into_the_whole(tmp_path: Path) -> None:
+    lora = {"use_peft": "true", "learning_rate": 1e-2, "bf16": "true", "dtype": "bfloat16"}
+    assert main(runs.argv(tmp_path, "one", **WHOLE, **lora)) == 0
+    codes, printed = together(tmp_path, runs.argv(tmp_path, "two", **HALF, **lora, fsdp=None), function=watched)
     assert codes == [0, 0], printed[0]
+    one, two, base = (runs.weights(tmp_path / name) for name in ("one", "two", "base-llama"))
+    assert {tensor.dtype for tensor in two.values()} == {torch.float32}
+    assert one.keys() == two.keys() == base.keys()
+    for name in one:
+        if name.endswith("proj.weight"):
+            assert 0 < (one[name] - two[name]).norm() < 0.1 * (one[name] - base[name]).norm(), name
     for text in printed:
         found = re.search(r"holds (\d+) of (\d+), layers in torch.bfloat16, head in None\n", text)
         assert found, text
