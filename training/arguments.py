@@ -192,6 +192,7 @@ class RewardTrainingArguments(TrainingArguments):
         _check(
             not self.parallelism_config, "--parallelism_config: what is divided is examples and, by --fsdp, parameters"
         )
+        _check(not self.save_only_model, "--save_only_model: no run could be resumed from it")
         _check(not self.torch_empty_cache_steps, "--torch_empty_cache_steps: memory is bounded by --max_batch_tokens")
         smoothing = "--label_smoothing_factor is for classification; for preferences it is --label_smoothing"
         _check(not self.label_smoothing_factor, smoothing)

@@ -20,6 +20,7 @@ import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]
 from transformers import HfArgumentParser, TrainingArguments, set_seed
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging as transformers_logging
 
 import reward_model
@@ -39,6 +40,7 @@ from training.objectives import UnfitData
 from training.outcomes import Outcomes
 from training.prepare import Data, check_readable, prepare
 from training.processes import FailedElsewhere, gathered, together
+from training.resume import ResumeRefused, choose, describe_run
 from training.rows import DataError
 from training.sharding import CannotDivide, gather
 from training.trainer import RewardTrainer, TrainingFailed
@@ -59,6 +61,7 @@ def train(args: RewardTrainingArguments) -> Manifest:
     Raises:
         TrainingFailed: nothing was learned, or the rewards diverged; nothing is written.
         CheckpointRefused: the base model cannot become a reward model.
+        ResumeRefused: there is nothing to resume from that is of this run.
         CannotDivide: the model cannot be divided among processes in the way that was asked for.
         FailedElsewhere: another process raised one of these.
         training.data.NoPairs: no row of a data set could be used.
@@ -82,8 +85,9 @@ def train(args: RewardTrainingArguments) -> Manifest:
         adapted = adapt(base.network, args.lora) if args.lora else None
     with together():
         _check_alike(args, data)
-    trainer = RewardTrainer(model, args, args.objective, data.train, data.validation)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        run, start = _history(args, data) if args.process_index == 0 else ({}, None)
+    trainer = RewardTrainer(model, args, args.objective, data.train, data.validation, run)
+    trainer.train(resume_from_checkpoint=gathered(start)[0])
     # Without autocast, or the recorded rewards would not be those of the weights that are saved.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     divided = trainer.is_fsdp_enabled
@@ -109,6 +113,15 @@ def _check_alike(args: RewardTrainingArguments, data: Data) -> None:
     if len(seen) > 1:
         msg = f"the processes of this run read different data from {args.dataset_name}: {sorted(seen)}"
         raise DataError(msg)
+
+
+def _history(args: RewardTrainingArguments, data: Data) -> tuple[dict[str, Any], str | None]:
+    """What this run is told by, and the checkpoint that it goes on from."""
+    if args.save_strategy == SaveStrategy.NO and args.resume_from_checkpoint is None:
+        return {}, None
+    run = describe_run(args, data.record)
+    start = choose(Path(str(args.output_dir)), args.resume_from_checkpoint, run)
+    return run, None if start is None else str(start)
 
 
 def _renderer(base: Base, max_length: int | None) -> Renderer:
@@ -204,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         train(args)
     except FailedElsewhere:
         return 1  # where it failed, it is said why
-    except (TrainingFailed, CannotDivide, CheckpointRefused, DataError, UnfitData, OSError) as error:
-        if args.process_index == 0 or not isinstance(error, TrainingFailed | CannotDivide):
+    except (TrainingFailed, ResumeRefused, CannotDivide, CheckpointRefused, DataError, UnfitData, OSError) as error:
+        if args.process_index == 0 or not isinstance(error, TrainingFailed | ResumeRefused | CannotDivide):
             sys.stderr.write(f"training.train: {error}\n")  # the former are raised by all processes
         return 1
     PartialState().destroy_process_group()

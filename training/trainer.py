@@ -5,18 +5,21 @@ Knows steps, objectives and what to log; not where examples come from, nor what 
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from reward_model.model import RewardModel
+from training import resume
 from training.arguments import RewardTrainingArguments
 from training.batches import Pack, Step, collate
 from training.examples import Example
@@ -44,6 +47,7 @@ class RewardTrainer(Trainer):
         objective: what is minimised.
         train: what to learn from.
         validation: held out, may be empty.
+        run: what the checkpoints of this run are told by; see `training.resume.describe_run`.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class RewardTrainer(Trainer):
         objective: Objective,
         train: Sequence[Example],
         validation: Sequence[Example],
+        run: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         if not validation:
             args.eval_strategy = IntervalStrategy.NO
@@ -75,6 +80,7 @@ class RewardTrainer(Trainer):
         self._objective = objective
         self._train, self._validation = train, validation
         self._recent = Outcomes()
+        self._run = run
 
     def create_accelerator_and_postprocess(self) -> None:
         """The accelerator of the flags."""
@@ -191,6 +197,39 @@ class RewardTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Saves the state of the run; it counts once all of it is there, and older ones are only removed then."""
+        directory = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.is_world_process_zero():
+            resume.begin(directory)
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            resume.complete(directory, self._run)
+            resume.rotate(directory, limit, [self.state.best_model_checkpoint])
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Saves the weights that are trained, each under one name: the others are those of the base model."""
+        whole = self.reward_model.state_dict() if state_dict is None else state_dict
+        others = dict(self.reward_model.named_parameters(remove_duplicate=False)).keys() - self._trained
+        super()._save(output_dir, {name: tensor for name, tensor in whole.items() if name not in others})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raises ResumeRefused where a checkpoint lacks weights, or has others."""
+        wrong = sorted(self._trained.intersection(load_result.missing_keys)) + load_result.unexpected_keys
+        if wrong:
+            msg = f"the checkpoint's weights are not those of this model: {', '.join(wrong[:4])}"
+            raise resume.ResumeRefused(msg)
+
+    @property
+    def _trained(self) -> set[str]:
+        return {name for name, parameter in self.reward_model.named_parameters() if parameter.requires_grad}
 
     def outcomes(self, examples: Sequence[Example]) -> Outcomes:
         """The rewards of all comparisons of `examples`, in order, by the model as it is now."""

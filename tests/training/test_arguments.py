@@ -64,6 +64,7 @@ def test_a_flag_of_transformers_that_has_no_meaning_here_is_refused(tmp_path: Pa
         ({"use_peft": True, "lora_target_modules": []}, "--lora_target_modules needs a name"),
         ({"dtype": "bfloat16"}, "trained weights stay in fp32"),
         ({"dtype": "float16", "use_peft": True}, "--dtype must be float32 or bfloat16"),
+        ({"save_only_model": True}, "no run could be resumed from it"),
         ({"accelerator_config": {"split_batches": True}}, "each example counts once an epoch"),
     ],
 )

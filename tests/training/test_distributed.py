@@ -115,6 +115,7 @@ def test_what_fails_in_one_process_ends_both_and_is_said_once(tmp_path: Path) ->
         tmp_path,
         runs.argv(tmp_path, "a", **HALF, **diverging),
         runs.argv(tmp_path, "b", "bert", **HALF, learning_rate=0.0),
+        runs.argv(tmp_path, "c", **HALF, resume_from_checkpoint=tmp_path / "nowhere"),
         runs.argv(tmp_path, "d", dataset_name=tmp_path / "differs.RANK.jsonl"),
         runs.argv(tmp_path, "e", dataset_name=tmp_path / "lacks.RANK.jsonl"),
         function=all_fail,
@@ -123,6 +124,7 @@ def test_what_fails_in_one_process_ends_both_and_is_said_once(tmp_path: Path) ->
     for message in (
         "Lower --learning_rate",
         "nothing was learned",
+        "nowhere is no whole checkpoint",
         "read different data",
     ):
         assert first.count(message) == 1
