@@ -9,6 +9,10 @@ from typing import Any, cast, get_args
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
 from reward_model.scores import Scalarisation
 from training.lora import ALL_LINEAR, Lora
@@ -205,8 +209,15 @@ class RewardTrainingArguments(TrainingArguments):
         fixed = (config.split_batches, config.dispatch_batches, config.even_batches, config.use_seedable_sampler)
         given = "--accelerator_config: batches are divided among processes so that each example counts once an epoch"
         _check(fixed == (False, None, True, True), given)
+        wanted = set(self.report_to or ())
+        unknown = sorted(wanted - INTEGRATION_TO_CALLBACK.keys())
+        _check(not unknown, f"--report_to {' '.join(unknown)} is not one of {', '.join(sorted(_TRACKERS))}")
+        missing = sorted(wanted & _TRACKERS - set(get_available_reporting_integrations()))  # type: ignore[no-untyped-call]
+        _check(not missing, f"--report_to {' '.join(missing)}: that is not installed")
 
 
+#: What transformers can report to.
+_TRACKERS = frozenset(INTEGRATION_TO_CALLBACK)
 #: transformers' default.
 _EVAL_BATCH_SIZE = 8
 

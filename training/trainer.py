@@ -23,7 +23,7 @@ from training import resume
 from training.arguments import RewardTrainingArguments
 from training.batches import Pack, Step, collate
 from training.examples import Example
-from training.objectives import Objective
+from training.objectives import Objective, UnfitData
 from training.optimizers import spread_rates
 from training.order import Epochs, Shuffled
 from training.outcomes import Outcomes
@@ -59,6 +59,8 @@ class RewardTrainer(Trainer):
         validation: Sequence[Example],
         run: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        if args.metric_for_best_model is not None:
+            _check_metric(args.metric_for_best_model.removeprefix("eval_"), validation)
         if not validation:
             args.eval_strategy = IntervalStrategy.NO
         if args.n_gpu > 1:
@@ -252,6 +254,16 @@ class Examples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         """One example."""
         return self._examples[index]
+
+
+def _check_metric(name: str, validation: Sequence[Example]) -> None:
+    if not validation:
+        msg = "the best model is chosen on held-out examples: give --eval_dataset_name or --eval_fraction"
+        raise UnfitData(msg)
+    measured = Outcomes.of(validation, [[0.0] * len(example.sequences) for example in validation]).metrics(loss=True)
+    if name not in measured:
+        msg = f"--metric_for_best_model {name} is not among what validation gives: {', '.join(measured)}"
+        raise UnfitData(msg)
 
 
 _DIVERGED = (
