@@ -47,9 +47,9 @@ def replaced_directory(target: Path) -> Iterator[Path]:
         for path in (*staging.rglob("*"), staging):
             # Some writers make private files, but the service may run as another user.
             path.chmod(0o755 if path.is_dir() else 0o644)
-            _sync(path)
+            sync(path)
         _swap(staging, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         msg = f"{target} cannot be written, what was there before is as it was: {error}"
         raise OSError(msg) from error
@@ -75,7 +75,8 @@ def _swap(staging: Path, target: Path) -> None:
     aside.rename(staging)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

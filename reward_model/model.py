@@ -195,6 +195,13 @@ class RewardModel(nn.Module):
         """The same, under the name that it has before transformers 5.23."""
         self.model.gradient_checkpointing_enable(*args, **kwargs)  # type: ignore[no-untyped-call]
 
+    def head_modules(self) -> list[nn.Module]:
+        """What computes the labels' values from a pooled state: all modules outside of the backbone, and its pooler."""
+        base = getattr(self.model, self.model.base_model_prefix)
+        outside = [module for module in self.model.children() if module is not base]
+        pooler = getattr(base, "pooler", None)
+        return outside + ([pooler] if isinstance(pooler, nn.Module) else [])
+
     def _convert(self) -> None:
         """Moves to the device; backbone parameters to the dtype, all others to fp32.
 

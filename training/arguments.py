@@ -4,14 +4,19 @@ Knows no models and no data.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
 from reward_model.scores import Scalarisation
+from training.lora import ALL_LINEAR, Lora
 from training.objectives import LossType, Objective
 
 
@@ -80,6 +85,21 @@ class RewardTrainingArguments(TrainingArguments):
     head_learning_rate_factor: float = field(
         default=1.0, metadata={"help": "The score head's learning rate, as a multiple of --learning_rate."}
     )
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Of the weights of the backbone; bfloat16 where they are not trained (--use_peft).",
+            "choices": ["float32", "bfloat16"],
+        },
+    )
+    use_peft: bool = field(default=False, metadata={"help": "Train LoRA adapters and the score head alone."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=32, metadata={"help": "Adapters count lora_alpha / lora_r times."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of what goes into adapters."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: [ALL_LINEAR],
+        metadata={"help": f"Names of the layers that get an adapter; {ALL_LINEAR}: all linear layers of the backbone."},
+    )
 
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the pairs."})
@@ -113,12 +133,14 @@ class RewardTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"--{name} must be positive, not {value}")
         self._check_objective()
+        self._check_lora()
         self._check_meaningless()
         self.remove_unused_columns = False
         # Where there is nothing but a CPU, transformers wants to be told so before it trains in bf16.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()  # type: ignore[no-untyped-call]
+        self._check_set_up()
 
     @property
     def scalarisation(self) -> Scalarisation:
@@ -131,6 +153,13 @@ class RewardTrainingArguments(TrainingArguments):
     def objective(self) -> Objective:
         """What is minimised."""
         return Objective(cast("LossType", self.loss_type), self.label_smoothing, self.center_rewards_coefficient or 0.0)
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters that are trained in place of the backbone."""
+        if not self.use_peft:
+            return None
+        return Lora(self.lora_r, self.lora_alpha, self.lora_dropout, tuple(self.lora_target_modules))
 
     def _check_objective(self) -> None:
         _check(self.loss_type in get_args(LossType), f"--loss_type must be one of {', '.join(get_args(LossType))}")
@@ -158,17 +187,49 @@ class RewardTrainingArguments(TrainingArguments):
         finite = all(map(math.isfinite, weights or [1.0])) and any(weights or [1.0])
         _check(finite, "--attribute_weights must be finite, and not all 0")
 
+    def _check_lora(self) -> None:
+        _check(self.dtype in {"float32", "bfloat16"}, f"--dtype must be float32 or bfloat16, not {self.dtype}")
+        full = "--dtype bfloat16 is for --use_peft: trained weights stay in fp32 (--bf16 computes in bf16)"
+        _check(self.use_peft or self.dtype == "float32", full)
+        for flag in fields(self):
+            if flag.name.startswith("lora_") and not self.use_peft:
+                default = flag.default_factory() if callable(flag.default_factory) else flag.default
+                _check(getattr(self, flag.name) == default, f"--{flag.name} is for --use_peft")
+        for name in ("lora_r", "lora_alpha"):
+            _check(getattr(self, name) > 0, f"--{name} must be positive, not {getattr(self, name)}")
+        _check(0 <= self.lora_dropout < 1, f"--lora_dropout must be within [0, 1), not {self.lora_dropout}")
+        _check(bool(self.lora_target_modules), "--lora_target_modules needs a name")
+
     def _check_meaningless(self) -> None:
         """Flags of transformers that could not be honoured."""
         batches = self.per_device_eval_batch_size
         _check(batches == _EVAL_BATCH_SIZE, "--per_device_eval_batch_size: batches are bounded by --max_batch_tokens")
+        _check(not self.deepspeed, "--deepspeed: parameters are divided by --fsdp here")
+        _check(
+            not self.parallelism_config, "--parallelism_config: what is divided is examples and, by --fsdp, parameters"
+        )
+        _check(not self.save_only_model, "--save_only_model: no run could be resumed from it")
         _check(not self.torch_empty_cache_steps, "--torch_empty_cache_steps: memory is bounded by --max_batch_tokens")
         smoothing = "--label_smoothing_factor is for classification; for preferences it is --label_smoothing"
         _check(not self.label_smoothing_factor, smoothing)
         sampling = f"--train_sampling_strategy {self.train_sampling_strategy}: pairs are packed and drawn at random"
         _check(self.train_sampling_strategy == "random", sampling)
 
+    def _check_set_up(self) -> None:
+        """What transformers has made of its flags."""
+        config: Any = self.accelerator_config
+        fixed = (config.split_batches, config.dispatch_batches, config.even_batches, config.use_seedable_sampler)
+        given = "--accelerator_config: batches are divided among processes so that each example counts once an epoch"
+        _check(fixed == (False, None, True, True), given)
+        wanted = set(self.report_to or ())
+        unknown = sorted(wanted - INTEGRATION_TO_CALLBACK.keys())
+        _check(not unknown, f"--report_to {' '.join(unknown)} is not one of {', '.join(sorted(_TRACKERS))}")
+        missing = sorted(wanted & _TRACKERS - set(get_available_reporting_integrations()))  # type: ignore[no-untyped-call]
+        _check(not missing, f"--report_to {' '.join(missing)}: that is not installed")
 
+
+#: What transformers can report to.
+_TRACKERS = frozenset(INTEGRATION_TO_CALLBACK)
 #: transformers' default.
 _EVAL_BATCH_SIZE = 8
 

@@ -46,7 +46,7 @@ class Step:
     """What one device learns from before gradients are summed up.
 
     Attributes:
-        packs: one or more.
+        packs: none where nothing was left for this device.
         lines: of the examples, in the order that `Pack.examples` counts.
     """
 
@@ -58,7 +58,7 @@ def collate(examples: Sequence[Example], *, max_batch_tokens: int, share_prefixe
     """Deals examples into packs of at most `max_batch_tokens` computed tokens, or one example where that is more.
 
     Args:
-        examples: one or more.
+        examples: any number.
         max_batch_tokens: the budget of a pack.
         share_prefixes: a prompt is computed once for its responses, which takes a causal model.
 

@@ -46,7 +46,7 @@ class FirstSight:
     def against(self) -> Judged:
         """All that were noted, each once, in the order of lines."""
         self._settle()
-        return together(self._against)
+        return joined(self._against)
 
     def _settle(self) -> None:
         for rewards, pack, found in self._waiting:
@@ -74,7 +74,7 @@ def held_out(examples: Iterable[Example], margins: Sequence[float]) -> Judged:
     return np.array(found, JUDGED)
 
 
-def together(parts: Iterable[Judged]) -> Judged:
+def joined(parts: Iterable[Judged]) -> Judged:
     """One after the other, each pair once: devices share out a few examples twice to have equally many."""
     whole = np.concatenate([np.empty(0, JUDGED), *parts])
     _, first = np.unique(whole[["line", "place"]], return_index=True)

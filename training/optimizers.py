@@ -34,9 +34,16 @@ def spread_rates(
 
 
 def _rates(model: PreTrainedModel, layer_decay: float, head_factor: float) -> dict[int, float]:
-    """Factors by parameter."""
+    """Factors by parameter.
+
+    Raises:
+        ValueError: it is not known which layers come first.
+    """
     base = getattr(model, model.base_model_prefix)
-    layers = _layers(model, base)
+    layers = layers_of(model)
+    if layers is None:
+        msg = f"{type(model).__name__} does not keep its layers in one list: --layer_decay must be 1 for it"
+        raise ValueError(msg)
     depth = {id(parameter): 0 for parameter in base.parameters()}
     depth |= {id(p): i + 1 for i, layer in enumerate(layers) for p in layer.parameters()}
     pooler = getattr(base, "pooler", None)
@@ -45,15 +52,9 @@ def _rates(model: PreTrainedModel, layer_decay: float, head_factor: float) -> di
     return {id(p): rates.get(id(p), head_factor) for p in model.parameters()}
 
 
-def _layers(model: PreTrainedModel, base: nn.Module) -> nn.ModuleList:
-    """The stack of layers.
-
-    Raises:
-        ValueError: the model keeps them in a way that is not known here.
-    """
+def layers_of(model: PreTrainedModel) -> nn.ModuleList | None:
+    """The stack of layers; None if the model keeps them in a way that is not known here."""
+    base: nn.Module = getattr(model, model.base_model_prefix)
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     found = [one for one in base.modules() if isinstance(one, nn.ModuleList) and len(one) == count]
-    if len(found) != 1:
-        msg = f"{type(model).__name__} does not keep its layers in one list: --layer_decay must be 1 for it"
-        raise ValueError(msg)
-    return found[0]
+    return found[0] if len(found) == 1 else None

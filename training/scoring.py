@@ -15,6 +15,8 @@ def score_groups(
     groups: Sequence[Sequence[Rendered]],
     batch_tokens: int | None = None,
     done: Callable[[int], object] = lambda _: None,
+    *,
+    part: tuple[int, int] = (0, 1),
 ) -> list[tuple[float, ...]]:
     """Raw rewards of the sequences of every group, in order.
 
@@ -25,9 +27,15 @@ def score_groups(
         groups: in any number, each of one or more sequences.
         batch_tokens: per forward pass; at least one group. None: as many as suit the model's device.
         done: called with the number of groups after each forward pass.
+        part: (i, n) to compute the i-th of n parts alone, with as many forward passes as any other; what is not
+            computed is left empty.
     """
     scored: list[tuple[float, ...]] = [()] * len(groups)
-    for batch in _batches(groups, model.batch_tokens if batch_tokens is None else batch_tokens):
+    batches = list(_batches(groups, model.batch_tokens if batch_tokens is None else batch_tokens))
+    index, parts = part
+    # The last batch is the cheapest to compute once more.
+    batches += batches[-1:] * (-len(batches) % parts)
+    for batch in batches[index::parts]:
         members = [groups[i] for i in batch]  # looked up once: they may lie on disk
         values = iter(model.score(list(chain.from_iterable(members))))
         for i, group in zip(batch, members, strict=True):

@@ -11,20 +11,22 @@ import math
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from transformers import HfArgumentParser, TrainingArguments, set_seed
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging as transformers_logging
 
 from reward_model.atomic import checked_target
 from reward_model.calibration import Calibration
 from reward_model.errors import CheckpointRefused
-from reward_model.manifest import Manifest, read_manifest
+from reward_model.manifest import Manifest
 from reward_model.model import RewardModel
 from reward_model.precision import Precision
 from reward_model.pretrained import vocabulary_of
@@ -32,12 +34,16 @@ from reward_model.rendering import Renderer
 from training.arguments import RewardTrainingArguments
 from training.base import Base, load_base
 from training.finish import NO_SPREAD, calibration_of, write_checkpoint
-from training.first_sight import Judged, held_out, together
+from training.first_sight import Judged, held_out, joined
 from training.label_noise import LabelNoise
+from training.lora import adapt, merge
 from training.objectives import UnfitData
 from training.outcomes import Outcomes
 from training.prepare import Data, check_readable, prepare
+from training.processes import FailedElsewhere, gathered, together
+from training.resume import ResumeRefused, choose, describe_run
 from training.rows import DataError
+from training.sharding import CannotDivide, gather
 from training.store import kept_while_used
 from training.trainer import RewardTrainer, TrainingFailed
 
@@ -47,51 +53,94 @@ DEFAULT_MAX_LENGTH = 1024
 _CHANCE = 0.5
 #: transformers annotates its parser for instances of dataclasses, and means the classes.
 _FLAGS: Any = RewardTrainingArguments
+#: What ends a run with a sentence.
+_FORESEEN = (
+    TrainingFailed, ResumeRefused, CannotDivide, CheckpointRefused, DataError, UnfitData, OSError, SafetensorError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the trained model makes of the held-out examples, and what it made of others when it saw them first."""
+
+    outcomes: Outcomes
+    first_sight: tuple[Judged, int] | None
 
 
 def train(args: RewardTrainingArguments) -> Manifest:
-    """Runs the whole stage and writes the checkpoint to `args.output_dir`.
+    """Runs the whole stage and writes the checkpoint to `args.output_dir`; all processes of a run call it.
 
     Raises:
         TrainingFailed: nothing was learned, or the rewards diverged; nothing is written.
         CheckpointRefused: the base model cannot become a reward model.
+        ResumeRefused: there is nothing to resume from that is of this run.
+        CannotDivide: the model cannot be divided among processes in the way that was asked for.
+        FailedElsewhere: another process raised one of these.
         training.data.NoPairs: no row of a data set could be used.
     """
-    directory = checked_target(Path(str(args.output_dir)))
-    # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
-    args.output_dir = f"{directory}.trainer"
-    check_readable(args)
+    with together():
+        directory = checked_target(Path(str(args.output_dir)))
+        # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
+        args.output_dir = f"{directory}.trainer"
+        check_readable(args)
     # Each process has its own: they may run on different machines.
-    examples = directory.with_name(f".{directory.name}.examples-{args.process_index}")
-    with kept_while_used(examples):
+    with kept_while_used(directory.with_name(f".{directory.name}.examples-{args.process_index}")) as examples:
         return _train(args, directory, examples)
 
 
 def _train(args: RewardTrainingArguments, directory: Path, examples: Path) -> Manifest:
-    set_seed(args.seed)
-    base = load_base(
-        str(args.model_name_or_path),
-        labels=args.scalarisation.names,
-        disable_dropout=args.disable_dropout,
-        head_seed=args.head_seed,
-    )
-    renderer = _renderer(base, args.max_length)
-    data = prepare(args, renderer, examples)
-    precision = Precision(torch.device("cpu"), torch.float32, "training")
-    model = RewardModel(base.network, precision, scalarisation=args.scalarisation)
-    trainer = RewardTrainer(model, args, args.objective, data.train, data.validation)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with together():
+        set_seed(args.seed)
+        base = load_base(
+            str(args.model_name_or_path),
+            labels=args.scalarisation.names,
+            disable_dropout=args.disable_dropout,
+            head_seed=args.head_seed,
+        )
+        renderer = _renderer(base, args.max_length)
+        data = prepare(args, renderer, examples)
+        precision = Precision(torch.device("cpu"), getattr(torch, args.dtype), "training")
+        model = RewardModel(base.network, precision, scalarisation=args.scalarisation)
+        adapted = adapt(base.network, args.lora) if args.lora else None
+    with together():
+        _check_alike(args, data)
+        run, start = _history(args, data) if args.process_index == 0 else ({}, None)
+    trainer = RewardTrainer(model, args, args.objective, data.train, data.validation, run)
+    trainer.train(resume_from_checkpoint=gathered(start)[0])
     # Without autocast, or the recorded rewards would not be those of the weights that are saved.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    seen = trainer.first_sight()
-    if trainer.is_world_process_zero():
-        _finish(trainer, base, renderer.max_length, data, directory, seen)
-    trainer.accelerator.wait_for_everyone()
-    with suppress(OSError):
-        Path(str(args.output_dir)).rmdir()  # the Trainer makes it even where nothing is kept in it
-    manifest = read_manifest(directory)
+    divided = trainer.is_fsdp_enabled
+    if adapted and not divided:
+        merge(adapted, base.network)
+    judged = Judgement(trainer.outcomes(data.validation or data.train), trainer.first_sight())
+    gather(trainer.accelerator, model)
+    manifest: Manifest | None = None
+    with together():
+        if trainer.is_world_process_zero():
+            if adapted and divided:
+                merge(adapted, base.network)
+            manifest = _finish(trainer, base, renderer.max_length, data, judged, directory)
+            with suppress(OSError):
+                Path(str(args.output_dir)).rmdir()  # the Trainer makes it even where nothing is kept in it
+    manifest = gathered(manifest)[0]
     assert manifest is not None
     return manifest
+
+
+def _check_alike(args: RewardTrainingArguments, data: Data) -> None:
+    seen = {(one["dataset_fingerprint"], one["pairs"], one["eval_pairs"]) for one in gathered(data.record)}
+    if len(seen) > 1:
+        msg = f"the processes of this run read different data from {args.dataset_name}: {sorted(seen)}"
+        raise DataError(msg)
+
+
+def _history(args: RewardTrainingArguments, data: Data) -> tuple[dict[str, Any], str | None]:
+    """What this run is told by, and the checkpoint that it goes on from."""
+    if args.save_strategy == SaveStrategy.NO and args.resume_from_checkpoint is None:
+        return {}, None
+    run = describe_run(args, data.record)
+    start = choose(Path(str(args.output_dir)), args.resume_from_checkpoint, run)
+    return run, None if start is None else str(start)
 
 
 def _renderer(base: Base, max_length: int | None) -> Renderer:
@@ -104,19 +153,14 @@ def _renderer(base: Base, max_length: int | None) -> Renderer:
 
 
 def _finish(
-    trainer: RewardTrainer,
-    base: Base,
-    max_length: int,
-    data: Data,
-    directory: Path,
-    seen: tuple[Judged, int] | None,
-) -> None:
-    """Judges what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
-    outcomes = trainer.outcomes(data.validation or data.train)
+    trainer: RewardTrainer, base: Base, max_length: int, data: Data, judged: Judgement, directory: Path
+) -> Manifest:
+    """Says what was learned, calibrates on the held-out pairs, and writes the checkpoint."""
+    outcomes = judged.outcomes
     _check_learned(outcomes.metrics(loss=True), held_out=bool(data.validation))
     calibration = calibration_of(outcomes, data.validation)
-    noise = _label_noise(trainer.args, data, seen, outcomes, calibration) if seen else None
-    write_checkpoint(
+    noise = _label_noise(trainer.args, data, judged, calibration)
+    manifest = write_checkpoint(
         trainer.reward_model,
         base.tokenizer,
         directory,
@@ -133,24 +177,23 @@ def _finish(
     )
     if noise:
         noise.write(Path(str(trainer.args.label_noise_file)).expanduser())
+    return manifest
 
 
 def _label_noise(
-    args: RewardTrainingArguments,
-    data: Data,
-    seen: tuple[Judged, int],
-    outcomes: Outcomes,
-    calibration: Calibration,
-) -> LabelNoise:
+    args: RewardTrainingArguments, data: Data, judged: Judgement, calibration: Calibration
+) -> LabelNoise | None:
     """What was judged at first sight while training, and the held-out pairs by the trained model."""
-    train, judged = seen
+    if judged.first_sight is None:
+        return None
+    train, seen = judged.first_sight
     against = {str(args.dataset_name): train}
     if data.validation:
         name = str(args.eval_dataset_name or args.dataset_name)
         parts = [against[name]] if name in against else []
-        against[name] = together([*parts, held_out(data.validation, outcomes.margins)])
+        against[name] = joined([*parts, held_out(data.validation, judged.outcomes.margins)])
     pairs = data.record["pairs"]
-    return LabelNoise(against, calibration, min(judged, pairs), partial=judged < pairs)
+    return LabelNoise(against, calibration, min(seen, pairs), partial=seen < pairs)
 
 
 def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
@@ -195,11 +238,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         similar = get_close_matches(unknown[0], [f"--{field.name}" for field in fields(_FLAGS)], 1)
         hint = f"did you mean {similar[0]}?" if similar else "--help lists all"
         parser.exit(2, f"training.train: there is no flag {unknown[0]}; {hint}\n")
+    if args.process_index > 0:
+        logging.getLogger().setLevel(logging.WARNING)  # the first process says what all do
     try:
         train(args)
-    except (CheckpointRefused, DataError, UnfitData, TrainingFailed, OSError, SafetensorError) as error:
-        sys.stderr.write(f"training.train: {error}\n")
+    except FailedElsewhere:
+        return 1  # where it failed, it is said why
+    except _FORESEEN as error:
+        if args.process_index == 0 or not isinstance(error, TrainingFailed | ResumeRefused | CannotDivide):
+            sys.stderr.write(f"training.train: {error}\n")  # the former are raised by all processes
         return 1
+    PartialState().destroy_process_group()
     return 0
 
 

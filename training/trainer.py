@@ -5,27 +5,32 @@ Knows steps, objectives and what to log; not where examples come from, nor what 
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, gather_object  # type: ignore[import-untyped]
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from reward_model.model import RewardModel
+from training import resume
 from training.arguments import RewardTrainingArguments
 from training.batches import Pack, Step, collate
 from training.examples import Example, SequencesOf
-from training.first_sight import FirstSight, Judged, together
-from training.objectives import Objective
+from training.first_sight import FirstSight, Judged, joined
+from training.objectives import Objective, UnfitData
 from training.optimizers import spread_rates
+from training.order import Epochs, Shuffled
 from training.outcomes import Outcomes
+from training.processes import gathered
 from training.scoring import score_groups
+from training.sharding import divide
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +48,7 @@ class RewardTrainer(Trainer):
         objective: what is minimised.
         train: what to learn from.
         validation: held out, may be empty.
+        run: what the checkpoints of this run are told by; see `training.resume.describe_run`.
     """
 
     args: RewardTrainingArguments
@@ -54,7 +60,10 @@ class RewardTrainer(Trainer):
         objective: Objective,
         train: Sequence[Example],
         validation: Sequence[Example],
+        run: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        if args.metric_for_best_model is not None:
+            _check_metric(args.metric_for_best_model.removeprefix("eval_"), validation)
         if not validation:
             args.eval_strategy = IntervalStrategy.NO
         if args.n_gpu > 1:
@@ -63,6 +72,7 @@ class RewardTrainer(Trainer):
             args._n_gpu = 1  # noqa: SLF001 - transformers has no flag for it
         self._rates = args.layer_decay, args.head_learning_rate_factor
         self._budget = args.max_batch_tokens or model.batch_tokens
+        self.reward_model = model
         super().__init__(
             model=model,
             args=args,
@@ -72,11 +82,39 @@ class RewardTrainer(Trainer):
                 collate, max_batch_tokens=self._budget, share_prefixes=model.backbone.shares_prefixes
             ),
         )
-        self.reward_model = model
         self._objective = objective
-        self._validation = validation
+        self._train, self._validation = train, validation
         self._recent = Outcomes()
         self._first_sight = FirstSight() if args.label_noise_file else None
+        self._run = run
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The accelerator of the flags."""
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = divide(self.accelerator, self.reward_model, self.args.fsdp_plugin_args)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The examples of this process."""
+        args = self.args
+        order = Shuffled(
+            len(self._train),
+            self._train_batch_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            process=args.process_index,
+            processes=args.world_size,
+            drop_last=args.dataloader_drop_last,
+        )
+        return Epochs(
+            Examples(self._train),
+            batch_sampler=order,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            in_order=args.dataloader_in_order,
+        )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer of the flags, with learning rates by depth where they ask for it."""
@@ -107,27 +145,33 @@ class RewardTrainer(Trainer):
         total = torch.zeros((), device=self.args.device)
         lines = inputs["step"].lines
         packs = self._packs(inputs["step"])
-        for i, (pack, weight) in enumerate(packs):
+        for i, pack in enumerate(packs):
             with self._collecting(model, last=i == len(packs) - 1):
-                loss = self._loss(model, pack, lines) * (scale * weight)
+                loss = self._loss(model, pack, lines) * (0.0 if pack is self._spare else scale)
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
-    def _packs(self, step: Step) -> list[tuple[Pack, float]]:
-        """The step's packs with weights: all 1, and as many 0 as keep this device in step with the others.
+    def _packs(self, step: Step) -> list[Pack]:
+        """The step's packs, and as many spare ones as keep this process in step with the others.
 
-        Where parameters are divided among devices, each forward pass is a conversation between all of them.
+        Gradients are exchanged by all, also where there is nothing left for one to learn from. Where parameters are
+        divided among devices, each forward pass is a conversation too.
         """
-        packs = [(pack, 1.0) for pack in step.packs]
-        if self.accelerator.distributed_type == DistributedType.FSDP:
-            most = max(gather_object([len(packs)]))
-            packs += [(packs[-1][0], 0.0)] * (most - len(packs))
-        return packs
+        packs = list(step.packs)
+        most = max(gathered(len(packs))) if self.is_fsdp_enabled else 1
+        return packs + [self._spare] * (most - len(packs))
+
+    @cached_property
+    def _spare(self) -> Pack:
+        """A pack that counts for nothing."""
+        first: list[Any] = [self._train[0]]
+        step: Step = self.data_collator(first)["step"]
+        return step.packs[0]
 
     def _collecting(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-        """Devices exchange gradients after the last pack only."""
-        if last or not self.accelerator.sync_gradients:
+        """Devices exchange gradients after the last pack only, unless there is no room for them as a whole."""
+        if last or not self.accelerator.sync_gradients or self.is_fsdp_enabled:
             return nullcontext()
         context: AbstractContextManager[Any] = self.accelerator.no_sync(model)
         return context
@@ -136,19 +180,17 @@ class RewardTrainer(Trainer):
         with self.compute_loss_context_manager():
             values: Tensor = model(pack.batch)
         rewards = values @ values.new_tensor(self.reward_model.scalarisation.weights)
-        self._recent.add(rewards.detach(), pack)
-        epoch = self.state.epoch or 0.0
-        if self._first_sight is not None and epoch < 1:
-            self._first_sight.add(rewards, pack, lines, epoch)
+        if pack is not self._spare:
+            self._recent.add(rewards.detach(), pack)
+            epoch = self.state.epoch or 0.0
+            if self._first_sight is not None and epoch < 1:
+                self._first_sight.add(rewards, pack, lines, epoch)
         return self._objective(values, rewards, pack)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds accuracy, margin and reward statistics since the last log to the Trainer's own."""
         if "loss" in logs:
-            seen = self._recent.take()
-            if self.args.world_size > 1:
-                seen = Outcomes.together(gather_object([seen]))
-            logs |= seen.metrics()
+            logs |= Outcomes.together(gathered(self._recent.take())).metrics()
             if not math.isfinite(logs.get("reward_mean", 0.0)):
                 raise TrainingFailed(_DIVERGED.format(step=self.state.global_step))
         super().log(logs, start_time)
@@ -166,10 +208,44 @@ class RewardTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Saves the state of the run; it counts once all of it is there, and older ones are only removed then."""
+        directory = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.is_world_process_zero():
+            resume.begin(directory)
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            resume.complete(directory, self._run)
+            resume.rotate(directory, limit, [self.state.best_model_checkpoint])
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Saves the weights that are trained, each under one name: the others are those of the base model."""
+        whole = self.reward_model.state_dict() if state_dict is None else state_dict
+        others = dict(self.reward_model.named_parameters(remove_duplicate=False)).keys() - self._trained
+        super()._save(output_dir, {name: tensor for name, tensor in whole.items() if name not in others})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raises ResumeRefused where a checkpoint lacks weights, or has others."""
+        wrong = sorted(self._trained.intersection(load_result.missing_keys)) + load_result.unexpected_keys
+        if wrong:
+            msg = f"the checkpoint's weights are not those of this model: {', '.join(wrong[:4])}"
+            raise resume.ResumeRefused(msg)
+
+    @property
+    def _trained(self) -> set[str]:
+        return {name for name, parameter in self.reward_model.named_parameters() if parameter.requires_grad}
+
     def outcomes(self, examples: Sequence[Example]) -> Outcomes:
         """The rewards of all comparisons of `examples`, in order, by the model as it is now."""
-        rewards = score_groups(self.reward_model.eval(), SequencesOf(examples), self._budget)
-        return Outcomes.of(examples, rewards)
+        model, part = self.reward_model.eval(), (self.args.process_index, self.args.world_size)
+        parts = gathered(score_groups(model, SequencesOf(examples), self._budget, part=part))
+        return Outcomes.of(examples, [next(filter(None, one)) for one in zip(*parts, strict=True)])
 
     def first_sight(self) -> tuple[Judged, int] | None:
         """The training pairs that went against the model when it saw them first, and how many it saw.
@@ -178,9 +254,8 @@ class RewardTrainer(Trainer):
         """
         if self._first_sight is None:
             return None
-        own = self._first_sight.against(), self._first_sight.judged
-        parts = gather_object([own]) if self.args.world_size > 1 else [own]
-        return together(against for against, _ in parts), sum(judged for _, judged in parts)
+        parts = gathered((self._first_sight.against(), self._first_sight.judged))
+        return joined(against for against, _ in parts), sum(judged for _, judged in parts)
 
 
 class Examples(Dataset[Example]):
@@ -196,6 +271,16 @@ class Examples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         """One example."""
         return self._examples[index]
+
+
+def _check_metric(name: str, validation: Sequence[Example]) -> None:
+    if not validation:
+        msg = "the best model is chosen on held-out examples: give --eval_dataset_name or --eval_fraction"
+        raise UnfitData(msg)
+    measured = Outcomes.of(validation, [[0.0] * len(example.sequences) for example in validation]).metrics(loss=True)
+    if name not in measured:
+        msg = f"--metric_for_best_model {name} is not among what validation gives: {', '.join(measured)}"
+        raise UnfitData(msg)
 
 
 _DIVERGED = (

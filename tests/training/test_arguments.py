@@ -57,6 +57,15 @@ def test_a_flag_of_transformers_that_has_no_meaning_here_is_refused(tmp_path: Pa
         ({"loss_type": "regression", "attributes": ["a"], "center_rewards_coefficient": 0.1}, "a level of their own"),
         ({"per_device_eval_batch_size": 4}, "batches are bounded by --max_batch_tokens"),
         ({"torch_empty_cache_steps": 4}, "--torch_empty_cache_steps"),
+        ({"lora_r": 8}, "--lora_r is for --use_peft"),
+        ({"lora_target_modules": ["q_proj"]}, "--lora_target_modules is for --use_peft"),
+        ({"use_peft": True, "lora_alpha": 0}, "--lora_alpha must be positive"),
+        ({"use_peft": True, "lora_dropout": 1.0}, "--lora_dropout must be within"),
+        ({"use_peft": True, "lora_target_modules": []}, "--lora_target_modules needs a name"),
+        ({"dtype": "bfloat16"}, "trained weights stay in fp32"),
+        ({"dtype": "float16", "use_peft": True}, "--dtype must be float32 or bfloat16"),
+        ({"save_only_model": True}, "no run could be resumed from it"),
+        ({"accelerator_config": {"split_batches": True}}, "each example counts once an epoch"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(tmp_path: Path, flags: dict[str, Any], message: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from reward_model.rendering import Rendered
 from training.batches import collate
 from training.examples import Comparison, Example
-from training.first_sight import JUDGED, FirstSight, held_out, together
+from training.first_sight import JUDGED, FirstSight, held_out, joined
 
 
 def example(line: int, responses: int, comparisons: tuple[Comparison, ...] = (Comparison(0, 1),)) -> Example:
@@ -47,12 +47,12 @@ def test_pairs_whose_chosen_response_loses_are_kept_with_their_places() -> None:
 
 def test_a_pair_that_is_dealt_out_twice_is_kept_once() -> None:
     assert rows(sight(VALUES, times=100).against()) == AGAINST
-    assert rows(together([sight(VALUES).against(), sight(VALUES).against()])) == AGAINST
+    assert rows(joined([sight(VALUES).against(), sight(VALUES).against()])) == AGAINST
 
 
 def test_nothing_seen_is_nothing_kept() -> None:
     assert rows(FirstSight().against()) == []
-    assert rows(together([])) == []
+    assert rows(joined([])) == []
 
 
 def test_held_out_pairs_are_judged_alike() -> None:

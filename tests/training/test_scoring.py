@@ -51,5 +51,19 @@ def test_the_budget_is_the_models_own_where_none_is_given(loaded: checkpoint.Che
     assert padded[0][0] * sum(size for _, size in padded[: done[0] + 1]) > loaded.model.batch_tokens
 
 
+@pytest.mark.parametrize("parts", [2, 5])
+def test_parts_that_are_computed_apart_make_the_whole_in_as_many_passes_each(
+    loaded: checkpoint.Checkpoint, parts: int
+) -> None:
+    rendered = groups(loaded)
+    passes: list[list[int]] = [[] for _ in range(parts)]
+    scored = [score_groups(loaded.model, rendered, 100, passes[i].append, part=(i, parts)) for i in range(parts)]
+    whole = score_groups(loaded.model, rendered, 100)
+    for i, rewards in enumerate(whole):
+        assert all(one[i] in {(), rewards} for one in scored)
+        assert any(one[i] for one in scored)
+    assert len({len(done) for done in passes}) == 1
+
+
 def test_no_groups_have_no_rewards(loaded: checkpoint.Checkpoint) -> None:
     assert score_groups(loaded.model, []) == []
