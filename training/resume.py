@@ -101,10 +101,11 @@ def begin(directory: Path) -> None:
 
 def complete(directory: Path, run: Mapping[str, Any]) -> None:
     """Declares whole what was written: from now on it is found."""
-    files = {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file()}
-    for path in (*directory.rglob("*"), directory, directory.parent):
+    (directory / MARKER).unlink(missing_ok=True)
+    paths = sorted(directory.rglob("*"))
+    for path in (*paths, directory, directory.parent):
         sync(path)
-    sizes = {name: path.stat().st_size for name, path in files.items()}
+    sizes = {str(path.relative_to(directory)): path.stat().st_size for path in paths if path.is_file()}
     write_document({"format_version": _FORMAT_VERSION, "files": sizes, "run": dict(run)}, directory / MARKER)
     sync(directory)
 

@@ -107,6 +107,7 @@ def all_fail(*commands: Sequence[str]) -> int:
 
 def test_what_fails_in_one_process_ends_both_and_is_said_once(tmp_path: Path) -> None:
     tiny.tiny_base(tmp_path / "base-bert", "bert", initializer_range=0.0)
+    tiny.tiny_base(tmp_path / "base-albert", "albert", embedding_size=32)
     for i in range(2):
         runs.write_pairs(tmp_path / f"differs.{i}.jsonl", range(8 + i))
     runs.write_pairs(tmp_path / "lacks.0.jsonl", range(8))
@@ -118,6 +119,8 @@ def test_what_fails_in_one_process_ends_both_and_is_said_once(tmp_path: Path) ->
         runs.argv(tmp_path, "c", **HALF, resume_from_checkpoint=tmp_path / "nowhere"),
         runs.argv(tmp_path, "d", dataset_name=tmp_path / "differs.RANK.jsonl"),
         runs.argv(tmp_path, "e", dataset_name=tmp_path / "lacks.RANK.jsonl"),
+        runs.argv(tmp_path, "f", fsdp=None, fsdp_config='{"cpu_ram_efficient_loading": true}'),
+        runs.argv(tmp_path, "g", "albert", fsdp=None),
         function=all_fail,
     )
     assert codes == [0, 0], first + second
@@ -126,11 +129,21 @@ def test_what_fails_in_one_process_ends_both_and_is_said_once(tmp_path: Path) ->
         "nothing was learned",
         "nowhere is no whole checkpoint",
         "read different data",
+        "cpu_ram_efficient_loading must be false",
+        "AlbertForSequenceClassification does not keep its layers in one list: name their class",
     ):
         assert first.count(message) == 1
         assert message not in second
     assert "lacks.1.jsonl: there is no such file" in second
     assert "no such file" not in first
+
+
+def test_one_process_has_nobody_to_divide_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")  # accelerate sets it
+    assert main(runs.argv(tmp_path, "alone", fsdp=None)) == 1
+    assert "start several with torchrun" in capsys.readouterr().err
 
 
 @pytest.mark.slow

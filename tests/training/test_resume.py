@@ -1,5 +1,6 @@
 """A run that was killed goes on where it was, to the bit, and never from anything half-written."""
 
+import json
 import os
 import random
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import runs
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerState
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -105,6 +106,19 @@ def test_resuming_with_other_flags_or_data_is_an_error_and_with_freed_ones_is_no
         assert "is of another run" in capsys.readouterr().err
     free = {"save_steps": 5, "save_total_limit": 1, "logging_steps": 2, "eval_strategy": "no", "max_batch_tokens": 999}
     assert main(runs.argv(tmp_path, "out", pairs=8, **SAVING | free, resume_from_checkpoint=AUTO)) == 0
+
+
+def test_weights_that_are_missing_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = runs.argv(tmp_path, "out", pairs=8, **SAVING)
+    assert main(argv) == 0
+    newest = tmp_path / "out.trainer" / "checkpoint-2"
+    run = json.loads((newest / MARKER).read_text())["run"]
+    kept = load_file(newest / "model.safetensors")
+    del kept["model.score.weight"]
+    save_file(kept, newest / "model.safetensors")
+    complete(newest, run)
+    assert main([*argv, "--resume_from_checkpoint", AUTO]) == 1
+    assert "weights are not those of this model: model.score.weight" in capsys.readouterr().err
 
 
 def chance() -> random.Random:
