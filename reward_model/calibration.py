@@ -13,6 +13,8 @@ from statistics import fmean, pstdev, quantiles
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 #: Fewer pairs than this say too little about T to call the result calibrated.
 MIN_PAIRS = 100
+#: The pairs of one prompt are not independent: a single ranking of fifteen responses has a hundred of them.
+MIN_GROUPS = 30
 #: Standard deviation of the prior on log T: weak, worth about one pair, it only matters when the data say nothing.
 PRIOR_STD = 1.0
 FOLDS = 5
@@ -110,20 +112,22 @@ def fit(
 
     Returns:
         The maximum a posteriori T under a log-normal prior at 1, within TEMPERATURE_BOUNDS, with its quality measured
-        out of fold. `calibrated` is false at a bound or below MIN_PAIRS pairs.
+        out of fold. `calibrated` is false at a bound, below MIN_PAIRS pairs or MIN_GROUPS groups.
     """
     if not margins:
         return Calibration(reason="no held-out pairs to fit on")
     soft = [1.0] * len(margins) if labels is None else labels
     temperature = _fit_temperature(margins, soft)
-    reason = _doubt(temperature, len(margins))
     keys = groups if groups is not None else range(len(margins))
+    reason = _doubt(temperature, len(margins), len(set(keys)))
     return Calibration(temperature, reason is None, reason, len(margins), _quality(margins, soft, keys))
 
 
-def _doubt(temperature: float, pairs: int) -> str | None:
+def _doubt(temperature: float, pairs: int, groups: int) -> str | None:
     if pairs < MIN_PAIRS:
         return f"fitted on {pairs} pairs, fewer than {MIN_PAIRS}"
+    if groups < MIN_GROUPS:
+        return f"fitted on the pairs of {groups} prompts, fewer than {MIN_GROUPS}"
     low, high = TEMPERATURE_BOUNDS
     if temperature <= low * 1.001 or temperature >= high * 0.999:
         return f"the fitted temperature {temperature:.3g} lies at the bound of [{low}, {high}]"

@@ -202,6 +202,8 @@ class RewardTrainingArguments(TrainingArguments):
 
     def _check_meaningless(self) -> None:
         """Flags of transformers that could not be honoured."""
+        optimizer = f"--optim {self.optim}: such an optimizer has weights for training and others for judging"
+        _check("schedule_free" not in str(self.optim), optimizer)
         batches = self.per_device_eval_batch_size
         _check(batches == _EVAL_BATCH_SIZE, "--per_device_eval_batch_size: batches are bounded by --max_batch_tokens")
         _check(not self.deepspeed, "--deepspeed: parameters are divided by --fsdp here")

@@ -15,6 +15,9 @@ from training.batches import Pack
 from training.examples import Example
 from training.losses import bradley_terry
 
+#: Packs whose rewards may wait on the device; fetching each at once would make it wait for us.
+_WAITING = 64
+
 
 @dataclass(slots=True)
 class Outcomes:
@@ -30,7 +33,7 @@ class Outcomes:
     rejected: list[float] = field(default_factory=list)
     labels: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
-    _waiting: list[tuple[Tensor, Pack]] = field(default_factory=list)
+    _waiting: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     @classmethod
     def of(cls, examples: Iterable[Example], rewards: Iterable[Sequence[float]]) -> "Outcomes":
@@ -55,20 +58,26 @@ class Outcomes:
         return result
 
     def add(self, rewards: Tensor, pack: Pack) -> None:
-        """Notes the rewards [n] of a pack; nothing waits for the device before `take`."""
-        self._waiting.append((rewards, pack))
+        """Notes the rewards [n] of a pack; the device is waited for once in a while only, or by `take`."""
+        self._waiting.append((rewards, pack.chosen, pack.rejected, pack.label))
+        if len(self._waiting) >= _WAITING:
+            self._settle()
 
     def take(self) -> "Outcomes":
         """What was noted since the last time."""
-        waiting, self._waiting = self._waiting, []
-        result = Outcomes()
-        for tensor, pack in waiting:
-            rewards = tensor.float().tolist()
-            result.rewards += rewards
-            result.chosen += [rewards[i] for i in pack.chosen.tolist()]
-            result.rejected += [rewards[i] for i in pack.rejected.tolist()]
-            result.labels += pack.label.tolist()
+        self._settle()
+        result = Outcomes(self.chosen, self.rejected, self.labels, self.rewards)
+        self.chosen, self.rejected, self.labels, self.rewards = [], [], [], []
         return result
+
+    def _settle(self) -> None:
+        for tensor, chosen, rejected, label in self._waiting:
+            rewards = tensor.float().tolist()
+            self.rewards += rewards
+            self.chosen += [rewards[i] for i in chosen.tolist()]
+            self.rejected += [rewards[i] for i in rejected.tolist()]
+            self.labels += label.tolist()
+        self._waiting = []
 
     @property
     def margins(self) -> list[float]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
-from reward_model.model import RewardModel
+from reward_model.model import BATCH_TOKENS, CPU_BATCH_TOKENS, RewardModel
 from training import resume
 from training.arguments import RewardTrainingArguments
 from training.batches import Pack, Step, collate
@@ -71,7 +71,8 @@ class RewardTrainer(Trainer):
             logger.warning("training on one of %d GPUs; torchrun --nproc_per_node=%d uses all", args.n_gpu, args.n_gpu)
             args._n_gpu = 1  # noqa: SLF001 - transformers has no flag for it
         self._rates = args.layer_decay, args.head_learning_rate_factor
-        self._budget = args.max_batch_tokens or model.batch_tokens
+        on_cpu = args.device.type == "cpu"  # where the model will be, not where it is now
+        self._budget = args.max_batch_tokens or (CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS)
         self.reward_model = model
         super().__init__(
             model=model,
@@ -138,8 +139,6 @@ class RewardTrainer(Trainer):
         """Adds the gradients of one batch, pack by pack; returns its part of the step's mean loss."""
         assert num_items_in_batch is not None
         model.train()
-        if callable(train := getattr(self.optimizer, "train", None)):
-            train()  # schedule-free optimizers
         # Gradients are averaged over the devices, so each one's sum counts that many times.
         scale = self.args.world_size / float(num_items_in_batch)
         total = torch.zeros((), device=self.args.device)
@@ -181,11 +180,15 @@ class RewardTrainer(Trainer):
             values: Tensor = model(pack.batch)
         rewards = values @ values.new_tensor(self.reward_model.scalarisation.weights)
         if pack is not self._spare:
-            self._recent.add(rewards.detach(), pack)
-            epoch = self.state.epoch or 0.0
-            if self._first_sight is not None and epoch < 1:
-                self._first_sight.add(rewards, pack, lines, epoch)
+            self._note(rewards.detach(), pack, lines)
         return self._objective(values, rewards, pack)
+
+    def _note(self, rewards: Tensor, pack: Pack, lines: Sequence[int]) -> None:
+        if self.args.logging_strategy != IntervalStrategy.NO:
+            self._recent.add(rewards, pack)
+        epoch = self.state.epoch or 0.0
+        if self._first_sight is not None and epoch < 1:
+            self._first_sight.add(rewards, pack, lines, epoch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds accuracy, margin and reward statistics since the last log to the Trainer's own."""

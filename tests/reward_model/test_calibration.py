@@ -50,6 +50,14 @@ def test_too_few_pairs_are_not_called_calibrated() -> None:
     assert calibration.reason == "fitted on 99 pairs, fewer than 100"
 
 
+def test_many_pairs_of_few_prompts_are_not_called_calibrated() -> None:
+    margins = simulated_margins(1.0, 300)
+    few, many = (fit(margins, [i % prompts for i in range(300)]) for prompts in (29, 30))
+    assert not few.calibrated
+    assert few.reason == "fitted on the pairs of 29 prompts, fewer than 30"
+    assert many.calibrated
+
+
 def test_no_pairs_leave_the_identity() -> None:
     assert (fit([]).temperature, fit([]).calibrated) == (1.0, False)
 

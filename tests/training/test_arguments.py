@@ -57,6 +57,7 @@ def test_a_flag_of_transformers_that_has_no_meaning_here_is_refused(tmp_path: Pa
         ({"loss_type": "regression", "attributes": ["a"], "center_rewards_coefficient": 0.1}, "a level of their own"),
         ({"per_device_eval_batch_size": 4}, "batches are bounded by --max_batch_tokens"),
         ({"torch_empty_cache_steps": 4}, "--torch_empty_cache_steps"),
+        ({"optim": "schedule_free_adamw"}, "--optim schedule_free_adamw"),
         ({"lora_r": 8}, "--lora_r is for --use_peft"),
         ({"lora_target_modules": ["q_proj"]}, "--lora_target_modules is for --use_peft"),
         ({"use_peft": True, "lora_alpha": 0}, "--lora_alpha must be positive"),

@@ -49,3 +49,14 @@ def test_packs_and_examples_give_the_same() -> None:
     assert taken.margins == [-2.0, -1.0, 1.0]
     assert noted.take() == Outcomes()
     assert Outcomes.together([whole, taken]).labels == [1.0, 0.5, 1.0] * 2
+
+
+def test_what_waits_keeps_no_tokens_and_not_for_long() -> None:
+    example = Example((Rendered(None, [1]), Rendered(None, [2])), (Comparison(0, 1),), 1, b"")
+    (pack,) = collate([example], max_batch_tokens=100)["step"].packs
+    noted = Outcomes()
+    for i in range(1000):
+        noted.add(torch.tensor([float(i), 0.0]), pack)
+    assert len(noted._waiting) < 64
+    assert all(tensor.numel() <= 2 for waiting in noted._waiting for tensor in waiting)
+    assert noted.take().chosen == [float(i) for i in range(1000)]
