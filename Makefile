@@ -57,6 +57,7 @@ bench: .venv/.bench .venv/.demo
 	$(BIN)/python -m benchmarks.prefixes --output_file $(RESULTS)/prefixes.json --plot $(RESULTS)/prefixes.svg
 	$(BIN)/python -m benchmarks.scaling --output_file $(RESULTS)/scaling.json
 	$(BIN)/python -m benchmarks.startup $(DATA)
+	$(BIN)/python -m benchmarks.training $(DATA) --output_file $(RESULTS)/training.json --plot $(RESULTS)/training.svg
 	$(BIN)/python -m benchmarks.serving $(DATA) --output_file $(RESULTS)/serving.json --plot $(RESULTS)/serving.svg
 
 # Builds the container image IMAGE:version; CONTAINER=podman works too, ARGS= goes to the build.

@@ -63,6 +63,20 @@ def draw_learning(figures: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+def draw_training(figures: Mapping[str, Any], path: Path) -> None:
+    """The losses of both trainers, step by step."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, style in (("this project", "-"), ("TRL RewardTrainer", "--")):
+        one = figures[name]
+        rate = sorted(one["rates"])[len(one["rates"]) // 2]
+        losses = one["losses"]
+        axes.plot(range(1, len(losses) + 1), losses, style, marker=".", label=f"{name}, {rate:.1f} pairs/s")
+    axes.set(xlabel="step", ylabel="loss", title="The same model, pairs and order")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
 def draw_prefixes(figures: Sequence[Mapping[str, float]], described: Mapping[str, str], path: Path) -> None:
     """One line for each prompt, its limit dashed."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
