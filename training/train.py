@@ -35,7 +35,7 @@ from training.arguments import RewardTrainingArguments
 from training.base import Base, load_base
 from training.finish import NO_SPREAD, calibration_of, write_checkpoint
 from training.first_sight import Judged, held_out, joined
-from training.label_noise import LabelNoise
+from training.label_noise import LabelNoise, check_place
 from training.lora import adapt, merge
 from training.objectives import UnfitData
 from training.outcomes import Outcomes
@@ -83,6 +83,9 @@ def train(args: RewardTrainingArguments) -> Manifest:
         # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
         args.output_dir = f"{directory}.trainer"
         check_readable(args)
+        if args.label_noise_file:
+            data_sets = [name for name in (args.dataset_name, args.eval_dataset_name) if name]
+            check_place(Path(args.label_noise_file).expanduser(), data_sets, (directory, Path(args.output_dir)))
     # Each process has its own: they may run on different machines.
     with kept_while_used(directory.with_name(f".{directory.name}.examples-{args.process_index}")) as examples:
         return _train(args, directory, examples)
