@@ -10,7 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,6 +75,7 @@ def train(args: RewardTrainingArguments) -> Manifest:
         CheckpointRefused: the base model cannot become a reward model.
         ResumeRefused: there is nothing to resume from that is of this run.
         CannotDivide: the model cannot be divided among processes in the way that was asked for.
+        BlockingIOError: another run writes to `args.output_dir`.
         FailedElsewhere: another process raised one of these.
         training.data.NoPairs: no row of a data set could be used.
     """
@@ -87,7 +88,10 @@ def train(args: RewardTrainingArguments) -> Manifest:
             data_sets = [name for name in (args.dataset_name, args.eval_dataset_name) if name]
             check_place(Path(args.label_noise_file).expanduser(), data_sets, (directory, Path(args.output_dir)))
     # Each process has its own: they may run on different machines.
-    with kept_while_used(directory.with_name(f".{directory.name}.examples-{args.process_index}")) as examples:
+    place = directory.with_name(f".{directory.name}.examples-{args.process_index}")
+    with ExitStack() as stack:
+        with together():
+            examples = stack.enter_context(kept_while_used(place))
         return _train(args, directory, examples)
 
 

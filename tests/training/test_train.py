@@ -18,6 +18,7 @@ from training.arguments import RewardTrainingArguments
 from training.data import NoPairs, read_preferences
 from training.evaluate import evaluate
 from training.objectives import UnfitData
+from training.store import kept_while_used
 from training.train import main, train
 from training.trainer import TrainingFailed
 
@@ -192,6 +193,17 @@ def test_a_directory_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="would be lost"):
         train(arguments(tmp_path))
     assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+def test_a_second_run_leaves_what_the_first_one_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 4)
+    place = tmp_path / ".out.examples-0"
+    with kept_while_used(place):
+        place.mkdir()
+        names = "--model_name_or_path", "none", "--dataset_name", str(tmp_path / "pairs.jsonl")
+        assert main([*names, "--output_dir", str(tmp_path / "out")]) == 1
+        assert place.is_dir()
+    assert "is in use by a run that has not ended" in capsys.readouterr().err
 
 
 def test_a_named_evaluation_set_without_a_usable_pair_is_an_error(tmp_path: Path) -> None:
