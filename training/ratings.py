@@ -19,7 +19,7 @@ from reward_model.scores import Scalarisation
 from training.data import RowReport, none_usable
 from training.examples import Comparison, Example, prompt_digest, prompt_tokens, render_responses
 from training.fingerprint import Fingerprint
-from training.pairs import MALFORMED, BadRow, columns_of, response_of, turns_of
+from training.pairs import MALFORMED, BadRow, check_renderable, columns_of, response_of, turns_of
 from training.rows import read_rows
 
 
@@ -78,11 +78,12 @@ def to_rated(row: Any, attributes: Sequence[str], line: int) -> RatedResponse:
     """Turns one row into a rated response.
 
     Raises:
-        BadRow: it has no response, or no attribute of it was rated with a finite number.
+        BadRow: it has no response, no attribute of it was rated with a finite number, or it cannot be rendered.
     """
     if not isinstance(row, Mapping):
         msg = f"a row must be an object with `prompt` and `response`, not {type(row).__name__}"
         raise BadRow(MALFORMED, msg)
+    check_renderable(row)
     ratings = tuple(_rating(row, name) for name in attributes)
     if all(map(math.isnan, ratings)):
         msg = f"it has none of the attributes {', '.join(attributes)} but {columns_of(row)}"

@@ -47,6 +47,7 @@ def test_a_row_gives_its_attributes_in_the_order_asked_for() -> None:
         ({"prompt": "p", "response": "r", "help": math.inf}, "`help` must be a finite number"),
         ({"prompt": "p", "response": None, "help": 1}, "there is no `response` but `prompt`, `help`; expected are"),
         ({"response": "r", "help": 1}, "there is no `prompt` but `response`, `help`; expected are"),
+        ({"prompt": "p", "response": "r", "help": 1, "images": ["i"]}, "the column `images` cannot be rendered"),
         ({"prompt": "p", "response": "r", "quality": 1}, "none of the attributes help, brevity but `prompt`, `resp"),
     ],
 )
