@@ -100,6 +100,17 @@ def test_what_cannot_be_rendered_is_reported() -> None:
     assert report.counts == {"too_long": 1}
 
 
+def test_one_response_that_is_too_long_does_not_take_its_neighbours_with_it() -> None:
+    report = RowReport()
+    long = rated("p", "long " * 40, 1.0, 1.0, line=2)
+    rows = [rated("p", "a", 1.0, 1.0, line=1), long, rated("p", "b", 2.0, 1.0, line=3)]
+    (example,) = render_rated(rows, renderer(), SCALARISATION, report)
+    (alone,) = render_rated(rows[::2], renderer(), SCALARISATION, RowReport())
+    assert example == alone
+    assert example.comparisons == (Comparison(1, 0),)
+    assert (report.counts, report.reasons["too_long"].lines) == ({"too_long": 1}, [2])
+
+
 def test_the_fingerprint_tells_ratings_apart() -> None:
     def of(*rows: RatedResponse) -> str:
         identity = Fingerprint()
