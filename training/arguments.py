@@ -132,6 +132,7 @@ class RewardTrainingArguments(TrainingArguments):
         for name in ("max_pairs", "max_batch_tokens"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"--{name} must be positive, not {value}")
+        _check(0 <= self.seed < _SEEDS, f"--seed must be within [0, 2**32), not {self.seed}")
         self._check_objective()
         self._check_lora()
         self._check_meaningless()
@@ -210,6 +211,8 @@ class RewardTrainingArguments(TrainingArguments):
         )
         _check(not self.save_only_model, "--save_only_model: no run could be resumed from it")
         _check(not self.torch_empty_cache_steps, "--torch_empty_cache_steps: memory is bounded by --max_batch_tokens")
+        noise = "--neftune_noise_alpha: its noise depends on the length of a row, and rows are packed here"
+        _check(self.neftune_noise_alpha is None, noise)
         smoothing = "--label_smoothing_factor is for classification; for preferences it is --label_smoothing"
         _check(not self.label_smoothing_factor, smoothing)
         sampling = f"--train_sampling_strategy {self.train_sampling_strategy}: pairs are packed and drawn at random"
@@ -232,6 +235,8 @@ class RewardTrainingArguments(TrainingArguments):
 _TRACKERS = frozenset(INTEGRATION_TO_CALLBACK)
 #: transformers' default.
 _EVAL_BATCH_SIZE = 8
+#: numpy takes seeds below this.
+_SEEDS = 2**32
 
 
 def _check(holds: bool, message: str) -> None:  # noqa: FBT001 - what holds comes first, as in an assertion

@@ -38,6 +38,7 @@ from training.first_sight import Judged, held_out, joined
 from training.label_noise import LabelNoise, check_place
 from training.lora import adapt, merge
 from training.objectives import UnfitData
+from training.optimizers import ordered_layers
 from training.outcomes import Outcomes
 from training.prepare import Data, check_readable, prepare
 from training.processes import FailedElsewhere, gathered, together
@@ -104,6 +105,8 @@ def _train(args: RewardTrainingArguments, directory: Path, examples: Path) -> Ma
             disable_dropout=args.disable_dropout,
             head_seed=args.head_seed,
         )
+        if args.layer_decay != 1:
+            ordered_layers(base.network)  # or it would be missed only after all data was rendered
         renderer = _renderer(base, args.max_length)
         data = prepare(args, renderer, examples)
         precision = Precision(torch.device("cpu"), getattr(torch, args.dtype), "training")

@@ -195,6 +195,18 @@ def test_a_directory_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "thesis.txt").exists()
 
 
+def test_rates_by_layer_of_a_model_without_layers_are_refused_before_data_is_rendered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.tiny_base(tmp_path / "base", "albert")
+    # Its only row is a bad one, which would be the error if rows were read first.
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    names = "--model_name_or_path", str(tmp_path / "base"), "--dataset_name", str(tmp_path / "pairs.jsonl")
+    assert main([*names, "--output_dir", str(tmp_path / "out"), "--layer_decay", "0.9"]) == 1
+    assert "Albert" in (said := capsys.readouterr().err)
+    assert "--layer_decay must be 1" in said
+
+
 def test_a_second_run_leaves_what_the_first_one_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 4)
     place = tmp_path / ".out.examples-0"
