@@ -1,6 +1,7 @@
 """The whole stage on a tiny model: it learns, repeats itself, says when it does not, and writes what it trained."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -304,8 +305,20 @@ def test_ratings_are_learned_and_the_checkpoint_says_what_they_add_up_to(tmp_pat
 
 def test_scaling_by_margins_that_are_not_there_is_an_error(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 24)
-    with pytest.raises(UnfitData, match="needs margins of 0 or more; at line 1: none"):
+    with pytest.raises(
+        UnfitData, match=r"pairs.jsonl: scaled_bradley_terry needs margins of 0 or more; at line 1: none"
+    ):
         train(arguments(tmp_path, loss_type="scaled_bradley_terry"))
+
+
+def test_pairs_that_are_only_measured_need_no_margins(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "held_out.jsonl", 20, first=500)
+    rows = [json.loads(line) for line in write_pairs(tmp_path / "pairs.jsonl", 40).read_text().splitlines()]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({**row, "margin": 1}) + "\n" for row in rows))
+    flags = {"loss_type": "scaled_bradley_terry", "eval_dataset_name": str(tmp_path / "held_out.jsonl")}
+    record = train(arguments(tmp_path, **flags)).training
+    assert record["eval_pairs"] == 20
+    assert all(math.isfinite(value) for value in record["metrics"].values())
 
 
 def test_seeds_that_differ_start_from_the_same_head(tmp_path: Path) -> None:
