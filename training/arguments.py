@@ -119,6 +119,8 @@ class RewardTrainingArguments(TrainingArguments):
         Raises:
             ValueError: a flag is missing or out of range.
         """
+        # Asked now, for transformers changes what was left to it. Not a field, so not a flag itself.
+        self.given = frozenset(flag.name for flag in fields(self) if getattr(self, flag.name) != _default(flag))
         for name in ("model_name_or_path", "dataset_name", "output_dir"):
             if not getattr(self, name):
                 msg = f"--{name} is needed"
@@ -194,8 +196,7 @@ class RewardTrainingArguments(TrainingArguments):
         _check(self.use_peft or self.dtype == "float32", full)
         for flag in fields(self):
             if flag.name.startswith("lora_") and not self.use_peft:
-                default = flag.default_factory() if callable(flag.default_factory) else flag.default
-                _check(getattr(self, flag.name) == default, f"--{flag.name} is for --use_peft")
+                _check(flag.name not in self.given, f"--{flag.name} is for --use_peft")
         for name in ("lora_r", "lora_alpha"):
             _check(getattr(self, name) > 0, f"--{name} must be positive, not {getattr(self, name)}")
         _check(0 <= self.lora_dropout < 1, f"--lora_dropout must be within [0, 1), not {self.lora_dropout}")
@@ -237,6 +238,10 @@ _TRACKERS = frozenset(INTEGRATION_TO_CALLBACK)
 _EVAL_BATCH_SIZE = 8
 #: numpy takes seeds below this.
 _SEEDS = 2**32
+
+
+def _default(flag: Any) -> Any:
+    return flag.default_factory() if callable(flag.default_factory) else flag.default
 
 
 def _check(holds: bool, message: str) -> None:  # noqa: FBT001 - what holds comes first, as in an assertion

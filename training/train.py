@@ -6,6 +6,7 @@ Reads the pairs, trains with transformers' `Trainer`, fits the calibration on he
 that the service loads. Flags: transformers' own and those of `training.arguments`. Knows nothing of HTTP.
 """
 
+import json
 import logging
 import math
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from safetensors import SafetensorError
-from transformers import HfArgumentParser, TrainingArguments, set_seed
+from transformers import HfArgumentParser, set_seed
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging as transformers_logging
 
@@ -226,12 +227,19 @@ def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
         )
 
 
-def _flags(args: TrainingArguments) -> dict[str, Any]:
-    """The flags that differ from their defaults; no secrets, which transformers masks as <..._TOKEN>."""
-    defaults = {field.name: field.default for field in fields(args) if field.name != "output_dir"}
-    given: dict[str, Any] = {name: value for name, value in args.to_dict().items() if name in defaults}  # type: ignore[no-untyped-call]
-    plain = {name: value for name, value in given.items() if isinstance(value, str | int | float)}
-    return {name: v for name, v in plain.items() if v != defaults[name] and not str(v).startswith("<")}
+def _flags(args: RewardTrainingArguments) -> dict[str, Any]:
+    """The flags that were set to other than their defaults; no secrets, which transformers masks as <..._TOKEN>."""
+    values: dict[str, Any] = args.to_dict()  # type: ignore[no-untyped-call]
+    given = {name: value for name, value in values.items() if name in args.given - {"output_dir"}}
+    return {name: v for name, v in given.items() if _is_json(v) and not str(v).startswith("<")}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -182,6 +182,22 @@ def test_the_command_trains_from_the_shell(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "reward_model.json").is_file()
 
 
+def test_the_flags_that_were_set_are_on_record_and_no_others(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Which {i // 2}?", "response": f"{'Gladly' * (i % 2)} {i}", "polite": i % 2} for i in range(24)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {
+        "loss_type": "regression",
+        "attributes": ["polite"],
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": '{"min_lr": 1e-05}',
+    }
+    flags = train(arguments(tmp_path, **given)).training["flags"]
+    own = {"model_name_or_path", "dataset_name", "learning_rate", "num_train_epochs", "per_device_train_batch_size"}
+    assert flags.keys() == own | {"eval_fraction", "disable_tqdm"} | given.keys()
+    assert flags["attributes"] == ["polite"]
+    assert flags["lr_scheduler_kwargs"] == {"min_lr": 1e-5}
+
+
 def test_secrets_among_the_flags_do_not_reach_the_checkpoint(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 24)
     train(arguments(tmp_path, hub_token="SECRET123", num_train_epochs=1))
