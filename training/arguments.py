@@ -119,6 +119,8 @@ class RewardTrainingArguments(TrainingArguments):
         Raises:
             ValueError: a flag is missing or out of range.
         """
+        # Asked now, for transformers changes what was left to it. Not a field, so not a flag itself.
+        self.given = frozenset(flag.name for flag in fields(self) if getattr(self, flag.name) != _default(flag))
         for name in ("model_name_or_path", "dataset_name", "output_dir"):
             if not getattr(self, name):
                 msg = f"--{name} is needed"
@@ -132,6 +134,7 @@ class RewardTrainingArguments(TrainingArguments):
         for name in ("max_pairs", "max_batch_tokens"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"--{name} must be positive, not {value}")
+        _check(0 <= self.seed < _SEEDS, f"--seed must be within [0, 2**32), not {self.seed}")
         self._check_objective()
         self._check_lora()
         self._check_meaningless()
@@ -193,8 +196,7 @@ class RewardTrainingArguments(TrainingArguments):
         _check(self.use_peft or self.dtype == "float32", full)
         for flag in fields(self):
             if flag.name.startswith("lora_") and not self.use_peft:
-                default = flag.default_factory() if callable(flag.default_factory) else flag.default
-                _check(getattr(self, flag.name) == default, f"--{flag.name} is for --use_peft")
+                _check(flag.name not in self.given, f"--{flag.name} is for --use_peft")
         for name in ("lora_r", "lora_alpha"):
             _check(getattr(self, name) > 0, f"--{name} must be positive, not {getattr(self, name)}")
         _check(0 <= self.lora_dropout < 1, f"--lora_dropout must be within [0, 1), not {self.lora_dropout}")
@@ -212,6 +214,8 @@ class RewardTrainingArguments(TrainingArguments):
         )
         _check(not self.save_only_model, "--save_only_model: no run could be resumed from it")
         _check(not self.torch_empty_cache_steps, "--torch_empty_cache_steps: memory is bounded by --max_batch_tokens")
+        noise = "--neftune_noise_alpha: its noise depends on the length of a row, and rows are packed here"
+        _check(self.neftune_noise_alpha is None, noise)
         smoothing = "--label_smoothing_factor is for classification; for preferences it is --label_smoothing"
         _check(not self.label_smoothing_factor, smoothing)
         sampling = f"--train_sampling_strategy {self.train_sampling_strategy}: pairs are packed and drawn at random"
@@ -234,6 +238,12 @@ class RewardTrainingArguments(TrainingArguments):
 _TRACKERS = frozenset(INTEGRATION_TO_CALLBACK)
 #: transformers' default.
 _EVAL_BATCH_SIZE = 8
+#: numpy takes seeds below this.
+_SEEDS = 2**32
+
+
+def _default(flag: Any) -> Any:
+    return flag.default_factory() if callable(flag.default_factory) else flag.default
 
 
 def _check(holds: bool, message: str) -> None:  # noqa: FBT001 - what holds comes first, as in an assertion

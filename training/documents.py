@@ -22,15 +22,15 @@ def write_document(document: dict[str, Any], path: Path) -> None:
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yields an empty file that takes the place of `path` when the block ends without an error."""
+def replaced_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """Yields an empty file that takes the place of `path`, with `mode`, when the block ends without an error."""
     descriptor, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(staging).chmod(0o644)
+        Path(staging).chmod(mode)
         Path(staging).replace(path)
     finally:
         Path(staging).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,48 @@ from training.data import RowReport, read_pairs
 from training.documents import replaced_file
 from training.first_sight import Judged
 from training.pairs import PreferencePair
+from training.rows import DataError, identity
 from training.rowwise import by_row
 
 logger = logging.getLogger(__name__)
 
 #: Pairs are reported whose label is right with less than this probability.
 THRESHOLD = 0.2
+#: The texts of people's prompts are for whoever started the run.
+_PRIVATE = 0o600
+
+
+def check_place(path: Path, data_sets: Iterable[str], directories: Iterable[Path]) -> None:
+    """Makes sure, before anything is trained, that the report can be written to `path`; its directory is made.
+
+    Args:
+        path: where the report is to be.
+        data_sets: names of what is read, which the report must not take the place of.
+        directories: what the run replaces or removes as a whole.
+
+    Raises:
+        DataError: something would be lost there.
+        OSError: nothing can be written there.
+    """
+    place = path.resolve()
+    for name in data_sets:
+        here = Path(name.partition(":")[0]).expanduser().resolve()
+        if identity(name) == str(place) or (here.is_dir() and place.is_relative_to(here)):
+            msg = f"--label_noise_file {path} would take the place of what is read from {name}: name another file"
+            raise DataError(msg)
+    for directory in directories:
+        if place.is_relative_to(directory.resolve()):
+            msg = (
+                f"--label_noise_file {path} lies in {directory}, which the run replaces as a whole: name another place"
+            )
+            raise DataError(msg)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        msg = f"--label_noise_file {path} cannot be written: {error}"
+        raise OSError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +101,7 @@ class LabelNoise:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         places: list[tuple[float, int, int]] = []
-        with tempfile.TemporaryFile(dir=path.parent) as waiting, replaced_file(path) as file:
+        with tempfile.TemporaryFile(dir=path.parent) as waiting, replaced_file(path, _PRIVATE) as file:
             for name in self.against:
                 for one, pair in _found(name, self._sure(name)):
                     row = self._row(name, one, pair)

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from reward_model.errors import CheckpointRefused
+
 
 def spread_rates(
     optimizer: torch.optim.Optimizer, model: PreTrainedModel, *, layer_decay: float, head_factor: float = 1.0
@@ -23,6 +25,9 @@ def spread_rates(
         model: a sequence classifier.
         layer_decay: within (0, 1].
         head_factor: above 0.
+
+    Raises:
+        CheckpointRefused: `layer_decay` is not 1, and it is not known which layers come first.
     """
     rates = _rates(model, layer_decay, head_factor)
     groups = optimizer.param_groups[:]
@@ -34,22 +39,29 @@ def spread_rates(
 
 
 def _rates(model: PreTrainedModel, layer_decay: float, head_factor: float) -> dict[int, float]:
-    """Factors by parameter.
-
-    Raises:
-        ValueError: it is not known which layers come first.
-    """
+    """Factors by parameter."""
     base = getattr(model, model.base_model_prefix)
-    layers = layers_of(model)
-    if layers is None:
-        msg = f"{type(model).__name__} does not keep its layers in one list: --layer_decay must be 1 for it"
-        raise ValueError(msg)
+    # Where all layers learn alike, it does not matter which comes first.
+    layers = [] if layer_decay == 1 else list(ordered_layers(model))
     depth = {id(parameter): 0 for parameter in base.parameters()}
     depth |= {id(p): i + 1 for i, layer in enumerate(layers) for p in layer.parameters()}
     pooler = getattr(base, "pooler", None)
     in_head = {id(p) for p in pooler.parameters()} if isinstance(pooler, nn.Module) else set()
     rates = {key: layer_decay ** (len(layers) + 1 - height) for key, height in depth.items() if key not in in_head}
     return {id(p): rates.get(id(p), head_factor) for p in model.parameters()}
+
+
+def ordered_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The stack of layers, from the one near the words to the one near the score.
+
+    Raises:
+        CheckpointRefused: it is not known which layers come first.
+    """
+    layers = layers_of(model)
+    if layers is None:
+        msg = f"{type(model).__name__} does not keep its layers in one list: --layer_decay must be 1 for it"
+        raise CheckpointRefused(msg)
+    return layers
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList | None:

@@ -84,10 +84,7 @@ def to_pair(row: Any, line: int) -> PreferencePair:
     if not isinstance(row, Mapping):
         msg = f"a row must be an object with `chosen` and `rejected`, not {type(row).__name__}"
         raise BadRow(MALFORMED, msg)
-    for column in _UNSUPPORTED:
-        if row.get(column):
-            msg = f"the column `{column}` cannot be rendered, and without it the prompt would be another one"
-            raise BadRow(MALFORMED, msg)
+    check_renderable(row)
     prompt, chosen, rejected = _split(row)
     if chosen == rejected:
         msg = "both responses are the same"
@@ -100,6 +97,18 @@ def to_pair(row: Any, line: int) -> PreferencePair:
             raise BadRow(MALFORMED, msg)
         chosen, rejected, label = rejected, chosen, 1 - label
     return PreferencePair(prompt, chosen, rejected, margin, source, category, line, subset, label)
+
+
+def check_renderable(row: Mapping[str, Any]) -> None:
+    """Looks for columns that change what the prompt means, in a row of any form.
+
+    Raises:
+        BadRow: it has one that no reward model here can read.
+    """
+    for column in _UNSUPPORTED:
+        if row.get(column):
+            msg = f"the column `{column}` cannot be rendered, and without it the prompt would be another one"
+            raise BadRow(MALFORMED, msg)
 
 
 def split_transcript(text: str) -> Prompt:

@@ -68,7 +68,8 @@ def prepare(args: RewardTrainingArguments, renderer: Renderer, directory: Path) 
     evaluation = None
     if eval_name:
         # All of it: a figure on part of the set would be another figure.
-        evaluation = read_source(eval_name, args, renderer, directory / "evaluation", Reading(keep_repeats=True))
+        whole = Reading(keep_repeats=True, learned=False)
+        evaluation = read_source(eval_name, args, renderer, directory / "evaluation", whole)
         how = replace(how, evaluated=set(evaluation.examples.prompts()))
     source = read_source(name, args, renderer, directory / "training", how)
     if evaluation:

@@ -12,10 +12,22 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from training.pairs import IDENTICAL, MALFORMED, BadRow, PreferencePair, label_of, response_of, to_pair, turns_of
+from training.pairs import (
+    IDENTICAL,
+    MALFORMED,
+    BadRow,
+    PreferencePair,
+    check_renderable,
+    label_of,
+    response_of,
+    to_pair,
+    turns_of,
+)
 
 RESPONSES = "responses"
 _RANKS, _SCORES = "ranks", "scores"
+#: What may be said of two responses, and not of more.
+_OF_PAIRS = ("margin", "label")
 _TIE = 0.5
 
 
@@ -27,6 +39,11 @@ def to_pairs(row: Any, line: int) -> tuple[PreferencePair, ...]:
     """
     if not isinstance(row, Mapping) or RESPONSES not in row or row.get("chosen") is not None:
         return (to_pair(row, line),)
+    check_renderable(row)
+    for column in _OF_PAIRS:
+        if row.get(column) is not None:
+            msg = f"`{column}` has no meaning beside `responses`: it is for `chosen` and `rejected`"
+            raise BadRow(MALFORMED, msg)
     prompt = turns_of(row.get("prompt"), "prompt")
     responses = _responses(row[RESPONSES])
     quality = _quality(row, len(responses))

@@ -14,12 +14,12 @@ from typing import Any
 from tqdm import tqdm
 
 from reward_model.records import Prompt
-from reward_model.rendering import Renderer
+from reward_model.rendering import Rendered, Renderer
 from reward_model.scores import Scalarisation
 from training.data import RowReport, none_usable
 from training.examples import Comparison, Example, prompt_digest, prompt_tokens, render_responses
 from training.fingerprint import Fingerprint
-from training.pairs import MALFORMED, BadRow, columns_of, response_of, turns_of
+from training.pairs import MALFORMED, BadRow, check_renderable, columns_of, response_of, turns_of
 from training.rows import read_rows
 
 
@@ -78,11 +78,12 @@ def to_rated(row: Any, attributes: Sequence[str], line: int) -> RatedResponse:
     """Turns one row into a rated response.
 
     Raises:
-        BadRow: it has no response, or no attribute of it was rated with a finite number.
+        BadRow: it has no response, no attribute of it was rated with a finite number, or it cannot be rendered.
     """
     if not isinstance(row, Mapping):
         msg = f"a row must be an object with `prompt` and `response`, not {type(row).__name__}"
         raise BadRow(MALFORMED, msg)
+    check_renderable(row)
     ratings = tuple(_rating(row, name) for name in attributes)
     if all(map(math.isnan, ratings)):
         msg = f"it has none of the attributes {', '.join(attributes)} but {columns_of(row)}"
@@ -116,12 +117,8 @@ def render_rated(
     """
     bar = tqdm(rated, desc="rendering", unit="response", disable=None)
     for prompt, run in groupby(bar, key=lambda one: one.prompt):
-        members = list(run)
-        try:
-            sequences = render_responses(prompt, [one.response for one in members], renderer)
-        except BadRow as error:
-            for one in members:
-                report.add(one.line, error)
+        members, sequences = _rendered(prompt, list(run), renderer, report)
+        if not members:
             continue
         rewards = [_reward(one.ratings, scalarisation) for one in members]
         comparisons = tuple(
@@ -134,6 +131,30 @@ def render_rated(
         ratings = tuple(one.ratings for one in members)
         own = prompt_tokens(sequences, [one.response for one in members], renderer)
         yield Example(sequences, comparisons, members[0].line, prompt_digest(prompt), ratings, own)
+
+
+def _rendered(
+    prompt: Prompt, members: list[RatedResponse], renderer: Renderer, report: RowReport
+) -> tuple[list[RatedResponse], tuple[Rendered, ...]]:
+    """Those that can be rendered, and their sequences; the others are added to `report`."""
+    try:
+        return members, render_responses(prompt, [one.response for one in members], renderer)
+    except BadRow as error:
+        failure = error
+    # Rows of their own: what is wrong with one is not wrong with its neighbours.
+    fit = []
+    for one in members:
+        try:
+            render_responses(prompt, [one.response], renderer)
+        except BadRow as error:
+            report.add(one.line, error)
+        else:
+            fit.append(one)
+    if len(fit) < len(members):
+        return _rendered(prompt, fit, renderer, report) if fit else ([], ())
+    for one in members:
+        report.add(one.line, failure)
+    return [], ()
 
 
 def _reward(ratings: Sequence[float], scalarisation: Scalarisation) -> float:

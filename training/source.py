@@ -18,6 +18,7 @@ from training.fingerprint import Fingerprint
 from training.leaks import without_leaks
 from training.lengths import Lengths
 from training.likeness import near_identical
+from training.objectives import Objective, UnfitData
 from training.pairs import TOO_LONG
 from training.ratings import fingerprinted, read_ratings, render_rated
 from training.repeats import Repeats
@@ -56,12 +57,14 @@ class Reading:
         keep_repeats: use what a row before says already.
         evaluated: digests of the prompts that are asked in the evaluation set.
         keep_leaks: use rows with such prompts.
+        learned: the objective is to be minimised on it, so that every example must have what that needs.
     """
 
     limit: int | None = None
     keep_repeats: bool = False
     evaluated: AbstractSet[bytes] = frozenset()
     keep_leaks: bool = False
+    learned: bool = True
 
 
 def read_source(name: str, args: RewardTrainingArguments, renderer: Renderer, directory: Path, how: Reading) -> Source:
@@ -77,7 +80,9 @@ def read_source(name: str, args: RewardTrainingArguments, renderer: Renderer, di
         examples = _rated(name, args, renderer, how, report, identity)
     else:
         examples = _compared(name, renderer, how, report, identity)
-    examples = _checked(examples, args, report)
+    if how.learned:
+        examples = _learnable(name, examples, args.objective)
+    examples = _remarked(examples, report)
     stored = write(lengths.of_examples(examples), directory)
     if not stored:
         msg = f"{name}: nothing is left to use: {report.foremost}\n{report.table()}"
@@ -109,10 +114,18 @@ def _rated(
     return render_rated(rated, renderer, args.scalarisation, report)
 
 
-def _checked(examples: Iterable[Example], args: RewardTrainingArguments, report: RowReport) -> Iterator[Example]:
-    objective = args.objective
+def _learnable(name: str, examples: Iterable[Example], objective: Objective) -> Iterator[Example]:
     for example in examples:
-        objective.check(example)
+        try:
+            objective.check(example)
+        except UnfitData as error:
+            msg = f"{name}: {error}"
+            raise UnfitData(msg) from error
+        yield example
+
+
+def _remarked(examples: Iterable[Example], report: RowReport) -> Iterator[Example]:
+    for example in examples:
         responses = [one.token_ids[example.prompt_tokens :] for one in example.sequences]
         if any(near_identical(responses[one.chosen], responses[one.rejected]) for one in example.comparisons):
             report.remark(example.line, "near_identical", "the two responses differ in one short place only")

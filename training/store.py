@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from reward_model.rendering import Rendered
 from training.columns import ColumnWriter, Rows, RowsWriter, column
 from training.examples import Comparison, Example
+from training.lock import locked
 
 _HEAD = np.dtype([("line", "<u8"), ("prompt", "V16"), ("prompt_tokens", "<u4")])
 _COMPARISON = np.dtype([("chosen", "<u4"), ("rejected", "<u4"), ("margin", "<f8"), ("label", "<f8")])
@@ -132,9 +133,18 @@ def write(examples: Iterable[Example], directory: Path) -> ExampleStore:
 
 @contextmanager
 def kept_while_used(directory: Path) -> Iterator[Path]:
-    """A directory that is removed at the end, however that comes; what an end by force left there is removed before."""
-    shutil.rmtree(directory, ignore_errors=True)
-    try:
-        yield directory
-    finally:
+    """A directory that is removed at the end, however that comes; what an end by force left there is removed before.
+
+    Raises:
+        BlockingIOError: it is in use.
+        OSError: nothing can be written beside it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory.with_name(f"{directory.name}.lock")))
+        except BlockingIOError as error:
+            msg = f"{directory} is in use by a run that has not ended: wait for it, or name another --output_dir"
+            raise BlockingIOError(msg) from error
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
         shutil.rmtree(directory, ignore_errors=True)
+        yield directory

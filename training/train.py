@@ -6,11 +6,12 @@ Reads the pairs, trains with transformers' `Trainer`, fits the calibration on he
 that the service loads. Flags: transformers' own and those of `training.arguments`. Knows nothing of HTTP.
 """
 
+import json
 import logging
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from safetensors import SafetensorError
-from transformers import HfArgumentParser, TrainingArguments, set_seed
+from transformers import HfArgumentParser, set_seed
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging as transformers_logging
 
@@ -35,9 +36,10 @@ from training.arguments import RewardTrainingArguments
 from training.base import Base, load_base
 from training.finish import NO_SPREAD, calibration_of, write_checkpoint
 from training.first_sight import Judged, held_out, joined
-from training.label_noise import LabelNoise
+from training.label_noise import LabelNoise, check_place
 from training.lora import adapt, merge
 from training.objectives import UnfitData
+from training.optimizers import ordered_layers
 from training.outcomes import Outcomes
 from training.prepare import Data, check_readable, prepare
 from training.processes import FailedElsewhere, gathered, together
@@ -75,6 +77,7 @@ def train(args: RewardTrainingArguments) -> Manifest:
         CheckpointRefused: the base model cannot become a reward model.
         ResumeRefused: there is nothing to resume from that is of this run.
         CannotDivide: the model cannot be divided among processes in the way that was asked for.
+        BlockingIOError: another run writes to `args.output_dir`.
         FailedElsewhere: another process raised one of these.
         training.data.NoPairs: no row of a data set could be used.
     """
@@ -83,8 +86,14 @@ def train(args: RewardTrainingArguments) -> Manifest:
         # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.
         args.output_dir = f"{directory}.trainer"
         check_readable(args)
+        if args.label_noise_file:
+            data_sets = [name for name in (args.dataset_name, args.eval_dataset_name) if name]
+            check_place(Path(args.label_noise_file).expanduser(), data_sets, (directory, Path(args.output_dir)))
     # Each process has its own: they may run on different machines.
-    with kept_while_used(directory.with_name(f".{directory.name}.examples-{args.process_index}")) as examples:
+    place = directory.with_name(f".{directory.name}.examples-{args.process_index}")
+    with ExitStack() as stack:
+        with together():
+            examples = stack.enter_context(kept_while_used(place))
         return _train(args, directory, examples)
 
 
@@ -97,6 +106,8 @@ def _train(args: RewardTrainingArguments, directory: Path, examples: Path) -> Ma
             disable_dropout=args.disable_dropout,
             head_seed=args.head_seed,
         )
+        if args.layer_decay != 1:
+            ordered_layers(base.network)  # or it would be missed only after all data was rendered
         renderer = _renderer(base, args.max_length)
         data = prepare(args, renderer, examples)
         precision = Precision(torch.device("cpu"), getattr(torch, args.dtype), "training")
@@ -216,12 +227,19 @@ def _check_learned(metrics: dict[str, float], *, held_out: bool) -> None:
         )
 
 
-def _flags(args: TrainingArguments) -> dict[str, Any]:
-    """The flags that differ from their defaults; no secrets, which transformers masks as <..._TOKEN>."""
-    defaults = {field.name: field.default for field in fields(args) if field.name != "output_dir"}
-    given: dict[str, Any] = {name: value for name, value in args.to_dict().items() if name in defaults}  # type: ignore[no-untyped-call]
-    plain = {name: value for name, value in given.items() if isinstance(value, str | int | float)}
-    return {name: v for name, v in plain.items() if v != defaults[name] and not str(v).startswith("<")}
+def _flags(args: RewardTrainingArguments) -> dict[str, Any]:
+    """The flags that were set to other than their defaults; no secrets, which transformers masks as <..._TOKEN>."""
+    values: dict[str, Any] = args.to_dict()  # type: ignore[no-untyped-call]
+    given = {name: value for name, value in values.items() if name in args.given - {"output_dir"}}
+    return {name: v for name, v in given.items() if _is_json(v) and not str(v).startswith("<")}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -122,7 +122,7 @@ REGRESSION = "--loss_type regression --attributes help"
             "good.jsonl",
             "--loss_type scaled_bradley_terry",
             1,
-            "scaled_bradley_terry needs margins of 0 or more; at line 1: none",
+            "{data}: scaled_bradley_terry needs margins of 0 or more; at line 1: none",
         ),
         (
             "good.jsonl",

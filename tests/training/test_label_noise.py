@@ -14,7 +14,8 @@ from reward_model.calibration import Calibration
 from training.arguments import RewardTrainingArguments
 from training.data import read_preferences
 from training.first_sight import JUDGED
-from training.label_noise import LabelNoise
+from training.label_noise import LabelNoise, check_place
+from training.rows import DataError
 from training.train import train
 
 ROWS: list[dict[str, Any]] = [
@@ -88,6 +89,38 @@ def test_a_set_that_lost_rows_meanwhile_is_warned_about(tmp_path: Path, caplog: 
     noise({name: [(1, 0, -3.0, 0.5), (1, 1, -5.0, 0.5), (2, 0, -9.0, 0.5)]}).write(tmp_path / "noise.jsonl")
     assert len(read(tmp_path / "noise.jsonl")) == 1
     assert "2 pairs are no longer where they were" in caplog.text
+
+
+def test_only_its_owner_reads_the_report(tmp_path: Path) -> None:
+    name = write(tmp_path / "train.jsonl", ROWS)
+    noise({name: [(1, 0, -3.0, 0.5)]}).write(tmp_path / "noise.jsonl")
+    assert (tmp_path / "noise.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("place", ["train.jsonl", "new/../train.jsonl", "link.jsonl", "sets/a.jsonl", "out/n.jsonl"])
+def test_a_report_never_takes_the_place_of_what_a_run_needs(tmp_path: Path, place: str) -> None:
+    name = write(tmp_path / "train.jsonl", ROWS)
+    (tmp_path / "link.jsonl").symlink_to(name)
+    (tmp_path / "sets").mkdir()
+    with pytest.raises(DataError, match=r"--label_noise_file .*: name another"):
+        check_place(tmp_path / place, [name, f"{tmp_path / 'sets'}:train"], [tmp_path / "out"])
+
+
+def test_a_report_that_cannot_be_written_is_noticed_before_training(tmp_path: Path) -> None:
+    write(tmp_path / "file", ROWS)
+    with pytest.raises(OSError, match=r"--label_noise_file .* cannot be written"):
+        check_place(tmp_path / "file" / "new" / "noise.jsonl", [], [])
+    check_place(tmp_path / "new" / "noise.jsonl", ["owner/name"], [])
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_training_data_survives_a_report_of_its_name(tmp_path: Path) -> None:
+    args = planted(tmp_path, 4, set(), label_noise_file=str(tmp_path / "pairs.jsonl"))
+    before = (tmp_path / "pairs.jsonl").read_bytes()
+    args.model_name_or_path = str(tmp_path / "none")  # not loaded
+    with pytest.raises(DataError, match="would take the place of what is read"):
+        train(args)
+    assert (tmp_path / "pairs.jsonl").read_bytes() == before
 
 
 def planted(tmp_path: Path, n: int, wrong: set[int], **flags: Any) -> RewardTrainingArguments:

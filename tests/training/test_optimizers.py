@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 
+from reward_model.errors import CheckpointRefused
 from training.optimizers import spread_rates
 
 
@@ -33,5 +34,15 @@ def test_rates_fall_from_the_head_to_the_embeddings(architecture: str) -> None:
 def test_a_model_without_a_list_of_layers_is_refused() -> None:
     network = tiny.tiny_model("bert", tiny.tiny_tokenizer("encoder"))
     network.config.num_hidden_layers = 17
-    with pytest.raises(ValueError, match="--layer_decay must be 1"):
+    with pytest.raises(CheckpointRefused, match="--layer_decay must be 1"):
         spread_rates(torch.optim.SGD(network.parameters(), lr=1.0), network, layer_decay=0.5)
+
+
+def test_a_rate_of_the_head_alone_needs_no_list_of_layers() -> None:
+    by_name = rates("albert", layer_decay=1.0, head_factor=3.0)
+    assert {name.partition(".")[0] for name, rate in by_name.items() if rate == 3.0} == {"albert", "classifier"}
+    assert {name for name, rate in by_name.items() if rate == 3.0 and name.startswith("albert")} == {
+        "albert.pooler.weight",
+        "albert.pooler.bias",
+    }
+    assert set(by_name.values()) == {1.0, 3.0}

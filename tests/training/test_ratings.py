@@ -47,6 +47,7 @@ def test_a_row_gives_its_attributes_in_the_order_asked_for() -> None:
         ({"prompt": "p", "response": "r", "help": math.inf}, "`help` must be a finite number"),
         ({"prompt": "p", "response": None, "help": 1}, "there is no `response` but `prompt`, `help`; expected are"),
         ({"response": "r", "help": 1}, "there is no `prompt` but `response`, `help`; expected are"),
+        ({"prompt": "p", "response": "r", "help": 1, "images": ["i"]}, "the column `images` cannot be rendered"),
         ({"prompt": "p", "response": "r", "quality": 1}, "none of the attributes help, brevity but `prompt`, `resp"),
     ],
 )
@@ -97,6 +98,17 @@ def test_what_cannot_be_rendered_is_reported() -> None:
     rows = [rated("p", "long " * 40, 1.0, 1.0, line=1), rated("q", "b", 1.0, 1.0, line=2)]
     assert [one.line for one in render_rated(rows, renderer(), SCALARISATION, report)] == [2]
     assert report.counts == {"too_long": 1}
+
+
+def test_one_response_that_is_too_long_does_not_take_its_neighbours_with_it() -> None:
+    report = RowReport()
+    long = rated("p", "long " * 40, 1.0, 1.0, line=2)
+    rows = [rated("p", "a", 1.0, 1.0, line=1), long, rated("p", "b", 2.0, 1.0, line=3)]
+    (example,) = render_rated(rows, renderer(), SCALARISATION, report)
+    (alone,) = render_rated(rows[::2], renderer(), SCALARISATION, RowReport())
+    assert example == alone
+    assert example.comparisons == (Comparison(1, 0),)
+    assert (report.counts, report.reasons["too_long"].lines) == ({"too_long": 1}, [2])
 
 
 def test_the_fingerprint_tells_ratings_apart() -> None:

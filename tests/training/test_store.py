@@ -108,6 +108,26 @@ def test_the_directory_is_removed_even_after_an_error(tmp_path: Path) -> None:
     assert not place.exists()
 
 
+def test_what_a_run_uses_is_not_taken_from_it(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "examples"
+    with kept_while_used(place) as directory:
+        store = write(EXAMPLES, directory)
+        with pytest.raises(BlockingIOError, match="is in use by a run that has not ended"), kept_while_used(place):
+            pass
+        assert list(store) == EXAMPLES
+    with kept_while_used(place) as directory:
+        write(EXAMPLES, directory)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_lock_that_a_killed_run_left_is_nobodys(tmp_path: Path) -> None:
+    place = tmp_path / "examples"
+    (tmp_path / "examples.lock").touch()
+    with kept_while_used(place) as directory:
+        assert list(write(EXAMPLES, directory)) == EXAMPLES
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_store_trains_the_weights_that_a_list_does(tmp_path: Path) -> None:
     base = tiny.tiny_base(tmp_path / "base", "llama")
     words = ("red", "blue", "green", "small", "large")

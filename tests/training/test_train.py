@@ -1,6 +1,7 @@
 """The whole stage on a tiny model: it learns, repeats itself, says when it does not, and writes what it trained."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.arguments import RewardTrainingArguments
 from training.data import NoPairs, read_preferences
 from training.evaluate import evaluate
 from training.objectives import UnfitData
+from training.store import kept_while_used
 from training.train import main, train
 from training.trainer import TrainingFailed
 
@@ -180,6 +182,22 @@ def test_the_command_trains_from_the_shell(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "reward_model.json").is_file()
 
 
+def test_the_flags_that_were_set_are_on_record_and_no_others(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Which {i // 2}?", "response": f"{'Gladly' * (i % 2)} {i}", "polite": i % 2} for i in range(24)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {
+        "loss_type": "regression",
+        "attributes": ["polite"],
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": '{"min_lr": 1e-05}',
+    }
+    flags = train(arguments(tmp_path, **given)).training["flags"]
+    own = {"model_name_or_path", "dataset_name", "learning_rate", "num_train_epochs", "per_device_train_batch_size"}
+    assert flags.keys() == own | {"eval_fraction", "disable_tqdm"} | given.keys()
+    assert flags["attributes"] == ["polite"]
+    assert flags["lr_scheduler_kwargs"] == {"min_lr": 1e-5}
+
+
 def test_secrets_among_the_flags_do_not_reach_the_checkpoint(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 24)
     train(arguments(tmp_path, hub_token="SECRET123", num_train_epochs=1))
@@ -192,6 +210,29 @@ def test_a_directory_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="would be lost"):
         train(arguments(tmp_path))
     assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+def test_rates_by_layer_of_a_model_without_layers_are_refused_before_data_is_rendered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.tiny_base(tmp_path / "base", "albert")
+    # Its only row is a bad one, which would be the error if rows were read first.
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    names = "--model_name_or_path", str(tmp_path / "base"), "--dataset_name", str(tmp_path / "pairs.jsonl")
+    assert main([*names, "--output_dir", str(tmp_path / "out"), "--layer_decay", "0.9"]) == 1
+    assert "Albert" in (said := capsys.readouterr().err)
+    assert "--layer_decay must be 1" in said
+
+
+def test_a_second_run_leaves_what_the_first_one_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs(tmp_path / "pairs.jsonl", 4)
+    place = tmp_path / ".out.examples-0"
+    with kept_while_used(place):
+        place.mkdir()
+        names = "--model_name_or_path", "none", "--dataset_name", str(tmp_path / "pairs.jsonl")
+        assert main([*names, "--output_dir", str(tmp_path / "out")]) == 1
+        assert place.is_dir()
+    assert "is in use by a run that has not ended" in capsys.readouterr().err
 
 
 def test_a_named_evaluation_set_without_a_usable_pair_is_an_error(tmp_path: Path) -> None:
@@ -280,8 +321,20 @@ def test_ratings_are_learned_and_the_checkpoint_says_what_they_add_up_to(tmp_pat
 
 def test_scaling_by_margins_that_are_not_there_is_an_error(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 24)
-    with pytest.raises(UnfitData, match="needs margins of 0 or more; at line 1: none"):
+    with pytest.raises(
+        UnfitData, match=r"pairs.jsonl: scaled_bradley_terry needs margins of 0 or more; at line 1: none"
+    ):
         train(arguments(tmp_path, loss_type="scaled_bradley_terry"))
+
+
+def test_pairs_that_are_only_measured_need_no_margins(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "held_out.jsonl", 20, first=500)
+    rows = [json.loads(line) for line in write_pairs(tmp_path / "pairs.jsonl", 40).read_text().splitlines()]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({**row, "margin": 1}) + "\n" for row in rows))
+    flags = {"loss_type": "scaled_bradley_terry", "eval_dataset_name": str(tmp_path / "held_out.jsonl")}
+    record = train(arguments(tmp_path, **flags)).training
+    assert record["eval_pairs"] == 20
+    assert all(math.isfinite(value) for value in record["metrics"].values())
 
 
 def test_seeds_that_differ_start_from_the_same_head(tmp_path: Path) -> None:
