@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, Qwen3Config
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from reward_model.pretrained import load_tokenizer
 from training.base import load_base
@@ -42,14 +42,9 @@ def write_decoder(directory: Path, *, seed: int = 0) -> Path:
         tokenizer = load_tokenizer(source)
         tokenizer.add_special_tokens({"bos_token": "[CLS]", "eos_token": "[SEP]"})
         torch.manual_seed(seed)
-        config = Qwen3Config(
-            **_DECODER,
-            vocab_size=len(tokenizer),
-            num_labels=1,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        special = ("bos_token_id", "eos_token_id", "pad_token_id")
+        ids = {name: getattr(tokenizer, name) for name in special}
+        config = AutoConfig.for_model("qwen3", **_DECODER, **ids, vocab_size=len(tokenizer), num_labels=1)
         network = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
         bare = Path(home) / "bare"
         network.save_pretrained(bare)

@@ -8,6 +8,7 @@ Knows nothing of what it is compared with.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import trainer
 
@@ -23,7 +24,8 @@ def main(argv: Sequence[str]) -> int:
     """
     record, *flags = argv
     watch = Watch()
-    trainer.DEFAULT_CALLBACKS.append(watch)  # type: ignore[arg-type] - an instance does as well
+    callbacks: list[Any] = trainer.DEFAULT_CALLBACKS  # classes or instances
+    callbacks.append(watch)
     try:
         return train(flags)
     finally:
