@@ -1,23 +1,24 @@
 """One data set on its way from rows to examples on disk, with an account of what became of every row.
 
-Knows flags, files and rendering, neither models nor what the examples are for.
+Knows files and rendering, neither flags nor models, nor what the examples are for.
 """
 
 import logging
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reward_model.rendering import Renderer
-from training.arguments import RewardTrainingArguments
+from reward_model.scores import Scalarisation
 from training.data import NoPairs, RowReport, read_pairs
 from training.examples import Example, render_examples
 from training.fingerprint import Fingerprint
 from training.leaks import without_leaks
 from training.lengths import Lengths
 from training.likeness import near_identical
+from training.objectives import Objective
 from training.pairs import TOO_LONG
 from training.ratings import fingerprinted, read_ratings, render_rated
 from training.repeats import Repeats
@@ -56,16 +57,20 @@ class Reading:
         keep_repeats: use what a row before says already.
         evaluated: digests of the prompts that are asked in the evaluation set.
         keep_leaks: use rows with such prompts.
+        ratings: what responses are rated on, and what that adds up to; None for pairs and rankings.
+        objective: what the examples must be fit for.
     """
 
     limit: int | None = None
     keep_repeats: bool = False
     evaluated: AbstractSet[bytes] = frozenset()
     keep_leaks: bool = False
+    ratings: Scalarisation | None = None
+    objective: Objective = field(default_factory=Objective)
 
 
-def read_source(name: str, args: RewardTrainingArguments, renderer: Renderer, directory: Path, how: Reading) -> Source:
-    """Reads a data set once, from its first row to its last, and writes its examples to `directory`.
+def read_source(name: str, renderer: Renderer, directory: Path, how: Reading) -> Source:
+    """Reads a data set once, from its first row to its last, and writes its examples to `directory`, a new one.
 
     Raises:
         DataError: it cannot be read; NoPairs: nothing of it can be used.
@@ -73,11 +78,11 @@ def read_source(name: str, args: RewardTrainingArguments, renderer: Renderer, di
         OSError: the disk is full.
     """
     report, identity, lengths = RowReport(), Fingerprint(), Lengths()
-    if args.attributes:
-        examples = _rated(name, args, renderer, how, report, identity)
-    else:
+    if how.ratings is None:
         examples = _compared(name, renderer, how, report, identity)
-    examples = _checked(examples, args, report)
+    else:
+        examples = _rated(name, how.ratings, renderer, how, report, identity)
+    examples = _checked(examples, how.objective, report)
     stored = write(lengths.of_examples(examples), directory)
     if not stored:
         msg = f"{name}: nothing is left to use: {report.foremost}\n{report.table()}"
@@ -97,20 +102,19 @@ def _compared(
 
 def _rated(
     name: str,
-    args: RewardTrainingArguments,
+    ratings: Scalarisation,
     renderer: Renderer,
     how: Reading,
     report: RowReport,
     identity: Fingerprint,
 ) -> Iterator[Example]:
-    rated = fingerprinted(identity, read_ratings(name, args.attributes or (), report, limit=how.limit))
+    rated = fingerprinted(identity, read_ratings(name, ratings.names, report, limit=how.limit))
     rated = Repeats(report, keep=how.keep_repeats).of_rated(rated)
     rated = without_leaks(rated, how.evaluated, report, keep=how.keep_leaks)
-    return render_rated(rated, renderer, args.scalarisation, report)
+    return render_rated(rated, renderer, ratings, report)
 
 
-def _checked(examples: Iterable[Example], args: RewardTrainingArguments, report: RowReport) -> Iterator[Example]:
-    objective = args.objective
+def _checked(examples: Iterable[Example], objective: Objective, report: RowReport) -> Iterator[Example]:
     for example in examples:
         objective.check(example)
         responses = [one.token_ids[example.prompt_tokens :] for one in example.sequences]
