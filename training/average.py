@@ -77,7 +77,7 @@ def average(names: Sequence[str], output_dir: Path, dataset: str, options: Optio
 
     Raises:
         CheckpointRefused: the checkpoints cannot be averaged, or the average is no good; nothing is written.
-        DataError: the rows cannot be used, or a checkpoint was trained on them.
+        DataError: the rows cannot be used, or a checkpoint was trained on the very data set they are.
     """
     options = options or Options()
     target = checked_target(output_dir)
@@ -122,8 +122,13 @@ def _read(
         raise NoPairs(msg)
     for parent in parents:
         if parent.manifest.training.get("dataset_fingerprint") == held_out.fingerprint:
-            msg = f"{dataset}: {parent.name} was trained on these very rows; name rows that nothing was trained on"
+            msg = f"{dataset}: {parent.name} was trained on this very data set; name one that nothing was trained on"
             raise DataError(msg)
+    logger.warning(
+        "%s is not the data set that a member was trained on; whether one has seen some of its pairs cannot be told"
+        " from checkpoints, and figures on such pairs would be better than elsewhere",
+        dataset,
+    )
     return held_out
 
 

@@ -209,6 +209,17 @@ def test_rated_responses_judge_checkpoints_with_attributes(tmp_path: Path) -> No
     assert not (tmp_path / "other").exists()
 
 
+def test_pairs_that_a_member_has_seen_in_another_order_are_not_noticed_and_the_log_says_so(
+    tmp_path: Path, seeds: list[str], pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learned = make(
+        tmp_path / "learned", 7, Recipe(record={"dataset_fingerprint": read_preferences(str(pairs)).fingerprint})
+    )
+    (tmp_path / "other.jsonl").write_text("".join(reversed(pairs.read_text().splitlines(keepends=True))))
+    average([seeds[0], str(learned)], tmp_path / "mean", str(tmp_path / "other.jsonl"))
+    assert "whether one has seen some of its pairs cannot be told from checkpoints" in caplog.text
+
+
 def test_a_column_called_response_does_not_make_pairs_ratings(tmp_path: Path, seeds: list[str], pairs: Path) -> None:
     rows = [json.loads(line) | {"response": "of somebody else"} for line in pairs.read_text().splitlines()]
     (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -236,7 +247,7 @@ def test_seeds_that_were_trained_here_can_be_averaged_and_other_heads_cannot(tmp
         (["{a}", "{b}", "--max_pairs", "0"], 2, "--max_pairs must be positive, not 0"),
         (["{a}", "/nowhere"], REFUSED, "/nowhere: /nowhere is not a checkpoint directory"),
         (["{a}", "{foreign}"], REFUSED, "has no reward_model.json"),
-        (["{a}", "{learned}"], 1, "was trained on these very rows"),
+        (["{a}", "{learned}"], 1, "was trained on this very data set"),
         (["{a}", "{b}", "--dataset_name", "none.jsonl"], 1, "none.jsonl: there is no such file"),
         (["{a}", "{b}", "--dataset_name", "{one}"], 1, "no row can be used"),
         (["{a}", "{b}", "--output_dir", "{b}"], 1, "is one of the checkpoints to average"),
