@@ -278,23 +278,6 @@ def test_ratings_are_learned_and_the_checkpoint_says_what_they_add_up_to(tmp_pat
     assert score.value == pytest.approx(score.attributes["polite"] + 0.5 * score.attributes["constant"], abs=1e-4)
 
 
-def test_the_order_of_rated_rows_changes_nothing_but_rounding(tmp_path: Path) -> None:
-    # Of one prompt come one to three responses, so that what stands together would weigh otherwise.
-    rows = [
-        {"prompt": f"p{i}", "response": f"{WORDS[i + k]} {k}", "good": i + k}
-        for i in range(5)
-        for k in range(i % 3 + 1)
-    ]
-    for name, ordered in {"grouped": rows, "mixed": sorted(rows, key=lambda row: row["response"][-1])}.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ordered))
-        flags = {"loss_type": "regression", "attributes": ["good"], "optim": "sgd", "learning_rate": 0.1}
-        whole = {"eval_fraction": 0.0, "per_device_train_batch_size": len(rows), "num_train_epochs": 4}
-        paths = {"dataset_name": str(tmp_path / f"{name}.jsonl"), "output_dir": str(tmp_path / name)}
-        train(arguments(tmp_path, **paths, **flags, **whole))
-    grouped, mixed = weights(tmp_path / "grouped"), weights(tmp_path / "mixed")
-    assert all(torch.allclose(grouped[key], mixed[key], atol=2e-5) for key in grouped)
-
-
 def test_scaling_by_margins_that_are_not_there_is_an_error(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl", 24)
     with pytest.raises(UnfitData, match="needs margins of 0 or more; at line 1: none"):
