@@ -6,12 +6,14 @@ r"""What a recipe learns from more and more pairs, on pairs that nobody trained 
     python -m benchmarks.learning ... --sizes 1000 --plant " I hope this helps."
 
 Smaller subsets are parts of larger ones, drawn once by seed. Every run is `training.train` and `training.evaluate` as
-anybody would call them; what is finished is not run again, so that a curve can be interrupted. `--plant` adds a
-sentence to one response of every pair, drawn by a coin, and calls that response the better one: what does not learn
-that learns nothing else. Knows commands, not models.
+anybody would call them; what is finished is not run again, so that a curve can be interrupted, unless flags or the
+content of a data set have changed (a model is told by its name alone). `--plant` adds a sentence to one response of
+every pair, drawn by a coin, and calls that response the better one: what does not learn that learns nothing else. Knows
+commands, not models.
 """
 
 import argparse
+import hashlib
 import json
 import random
 import shlex
@@ -23,7 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from training.rows import read_rows
+from training.rows import DataError, read_rows
+
+_HEADER = """\
+| variant | rows | accuracy [95 % by prompt] | longer wins | not scored | ECE | NLL | minutes |
+|---|---|---|---|---|---|---|---|"""
+#: Of a run: what was asked, and what came of it.
+_FINISHED = "finished.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +56,44 @@ class Run:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What all runs have in common.
+
+    Attributes:
+        rows: to train on, in the order in which subsets take them.
+        evaluation, test: names for the commands; without an evaluation set prompts are held out.
+        asked: all that a result depends on, beside its run; data sets by name and content.
+    """
+
+    rows: list[Any]
+    evaluation: str | None
+    test: str
+    asked: dict[str, Any]
+
+    def subset(self, size: int) -> list[Any]:
+        """So many rows, those of smaller subsets among them."""
+        return self.rows[:size]
+
+
 def main() -> None:
     """Runs what is missing, and prints a table."""
+    parser = parser_of_flags()
+    flags = parser.parse_args()
+    try:
+        figures = measure(flags)
+    except DataError as error:
+        parser.error(str(error))
+    if flags.output_file:
+        flags.output_file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    if flags.plot:
+        from benchmarks.plots import draw_learning  # noqa: PLC0415 - only who draws needs matplotlib
+
+        draw_learning(figures, flags.plot)
+
+
+def parser_of_flags() -> argparse.ArgumentParser:
+    """What can be asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True, help="base model")
     parser.add_argument("--dataset_name", required=True, help="pairs to train on")
@@ -66,44 +110,78 @@ def main() -> None:
     parser.add_argument("--output_file", type=Path, help="also write the figures there, as JSON")
     parser.add_argument("--plot", type=Path, help="also draw them there")
     parser.add_argument("flags", nargs="*", help="after --: flags for training.train")
-    flags = parser.parse_args()
-    figures = measure(flags)
-    if flags.output_file:
-        flags.output_file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    if flags.plot:
-        from benchmarks.plots import draw_learning  # noqa: PLC0415 - only who draws needs matplotlib
-
-        draw_learning(figures, flags.plot)
+    return parser
 
 
 def measure(flags: argparse.Namespace) -> dict[str, Any]:
-    """All runs, those that are finished read again."""
+    """All runs, those that are finished read again.
+
+    Raises:
+        DataError: a data set cannot be used, or has fewer rows than are to be trained on.
+    """
     flags.work.mkdir(parents=True, exist_ok=True)
-    rows = [row for _, row in read_rows(flags.dataset_name)]
-    random.Random(flags.seed).shuffle(rows)
-    test = flags.test_dataset_name
-    if flags.plant:
-        rows = [_planted(row, flags.plant, i) for i, row in enumerate(rows)]
-        planted = [_planted(row, flags.plant, i) for i, (_, row) in enumerate(read_rows(test))]
-        test = str(_written(planted, flags.work / "test.jsonl"))
+    experiment = experiment_of(flags)
     described = machine.describe()
     print("\n".join(f"{name}: {value}" for name, value in described.items()))
-    print("\n| variant | rows | accuracy [95 % by prompt] | longer wins | not scored | ECE | NLL | minutes |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"\n{_HEADER}")
     results = []
     for run in _runs(flags):
-        result = _result(run, rows, test, flags)
-        low, high = result["accuracy_interval"]
-        print(
-            f"| {run.variant} | {run.size} | {result['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
-            f" | {result['longer_wins']:.1%} | {result['not_scored']} of {result['n']}"
-            f" | {result['ece']:.3f} | {result['nll']:.4f}"
-            f" | {result['minutes']:.1f} |",
-            flush=True,
-        )
+        result = _result(run, experiment, flags)
+        print(table_row(run, result), flush=True)
         results.append(asdict(run) | result)
     references = {name: float(value) for name, _, value in (one.partition("=") for one in flags.reference)}
     return {"machine": described, "results": results, "references": references}
+
+
+def experiment_of(flags: argparse.Namespace) -> Experiment:
+    """What the flags ask for; planted copies of the data sets are written to `flags.work`."""
+    rows = rows_of(flags.dataset_name)
+    for size in flags.sizes:
+        if not 1 <= size <= len(rows):
+            msg = f"{flags.dataset_name} has {len(rows)} rows, of which --sizes {size} cannot be trained on"
+            raise DataError(msg)
+    random.Random(flags.seed).shuffle(rows)
+    names = {"eval_dataset_name": flags.eval_dataset_name, "test_dataset_name": flags.test_dataset_name}
+    used: dict[str, str | None] = dict(names)
+    if flags.plant:
+        rows = planted(rows, flags.plant)
+        for flag, name in names.items():
+            if name:
+                used[flag] = str(_written(planted(rows_of(name), flags.plant), flags.work / f"{flag}.jsonl"))
+    asked = {"model": flags.model_name_or_path, "plant": flags.plant, "seed": flags.seed}
+    for flag, name in {"dataset_name": flags.dataset_name, **names}.items():
+        asked[flag] = [name, _digest(rows_of(name))] if name else None
+    return Experiment(rows, used["eval_dataset_name"], str(used["test_dataset_name"]), asked)
+
+
+def rows_of(name: str) -> list[Any]:
+    """All rows of a data set.
+
+    Raises:
+        DataError: it cannot be read, or has a line that is none.
+    """
+    rows = []
+    for line, row in read_rows(name):
+        if not isinstance(row, dict):
+            msg = f"{name}: line {line} is not a row ({row}): subsets are made of rows that can be written again"
+            raise DataError(msg)
+        rows.append(row)
+    return rows
+
+
+def _digest(rows: list[Any]) -> str:
+    return hashlib.sha256("\n".join(map(json.dumps, rows)).encode()).hexdigest()
+
+
+def table_row(run: Run, result: dict[str, Any]) -> str:
+    """A line under `_HEADER`."""
+    low, high = result["accuracy_interval"]
+    return (
+        f"| {run.variant} | {run.size} | {result['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
+        f" | {result['longer_wins']:.1%} | {result['not_scored']} of {result['n']}"
+        f" | {result['ece']:.3f} | {result['nll']:.4f}"
+        f" | {result['minutes']:.1f} |"
+    )
 
 
 def _runs(flags: argparse.Namespace) -> list[Run]:
@@ -112,26 +190,38 @@ def _runs(flags: argparse.Namespace) -> list[Run]:
     return [Run(name, size, (*flags.flags, *shlex.split(own))) for name, own in variants for size in sizes]
 
 
-def _result(run: Run, rows: list[Any], test: str, flags: argparse.Namespace) -> dict[str, Any]:
+def finished(directory: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The result in `directory`; None unless it is the answer to the very same."""
+    path = directory / _FINISHED
+    if not path.is_file():
+        return None
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    result: dict[str, Any] | None = known["result"] if known["asked"] == json.loads(json.dumps(asked)) else None
+    return result
+
+
+def finish(directory: Path, asked: dict[str, Any], result: dict[str, Any]) -> None:
+    """Keeps a result for `finished`."""
+    (directory / _FINISHED).write_text(json.dumps({"asked": asked, "result": result}, indent=1), encoding="utf-8")
+
+
+def _result(run: Run, experiment: Experiment, flags: argparse.Namespace) -> dict[str, Any]:
     directory: Path = flags.work / run.name
-    finished = directory / "finished.json"
-    asked = asdict(run) | {"model": flags.model_name_or_path, "plant": flags.plant, "seed": flags.seed}
-    known: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8")) if finished.is_file() else {}
-    if known.get("asked") == json.loads(json.dumps(asked)):
-        result: dict[str, Any] = known["result"]
-        return result
+    asked = experiment.asked | asdict(run)
+    if (known := finished(directory, asked)) is not None:
+        return known
     directory.mkdir(exist_ok=True)
-    train = _written(rows[: run.size], directory / "train.jsonl")
-    held_out = ["--eval_dataset_name", flags.eval_dataset_name] if flags.eval_dataset_name and not flags.plant else []
+    train = _written(experiment.subset(run.size), directory / "train.jsonl")
+    held_out = ["--eval_dataset_name", experiment.evaluation] if experiment.evaluation else []
     common = ["--model_name_or_path", flags.model_name_or_path, "--output_dir", str(directory / "checkpoint")]
     started = time.monotonic()
     _call(directory, "training.train", *common, "--dataset_name", str(train), *held_out, *run.flags)
     minutes = (time.monotonic() - started) / 60
     metrics = directory / "metrics.json"
     trained = ["--model_name_or_path", str(directory / "checkpoint")]
-    _call(directory, "training.evaluate", *trained, "--dataset_name", test, "--output_file", str(metrics))
-    result = json.loads(metrics.read_text(encoding="utf-8")) | {"minutes": minutes}
-    finished.write_text(json.dumps({"asked": asked, "result": result}, indent=1), encoding="utf-8")
+    _call(directory, "training.evaluate", *trained, "--dataset_name", experiment.test, "--output_file", str(metrics))
+    result: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8")) | {"minutes": minutes}
+    finish(directory, asked, result)
     return result
 
 
@@ -148,11 +238,24 @@ def _written(rows: list[Any], path: Path) -> Path:
     return path
 
 
+def planted(rows: list[Any], sentence: str) -> list[Any]:
+    """`rows` with a sentence at the end of one response of each, drawn by a coin, which is then the chosen one.
+
+    Raises:
+        DataError: a row is no pair.
+    """
+    return [_planted(row, sentence, i) for i, row in enumerate(rows)]
+
+
 def _planted(row: dict[str, Any], sentence: str, place: int) -> dict[str, Any]:
-    """`row` with a sentence at the end of one response, which is then the chosen one."""
+    if not {"chosen", "rejected"} <= row.keys():
+        msg = f"row {place + 1} has {', '.join(row)}: --plant needs pairs (chosen, rejected)"
+        raise DataError(msg)
     sides = [row["chosen"], row["rejected"]]
     random.Random(place).shuffle(sides)
-    return row | {"chosen": _ending(sides[0], sentence), "rejected": sides[1]}
+    # How sure people were, and by how much, was said of other responses.
+    kept = {name: value for name, value in row.items() if name not in {"label", "margin"}}
+    return kept | {"chosen": _ending(sides[0], sentence), "rejected": sides[1]}
 
 
 def _ending(response: Any, sentence: str) -> Any:

@@ -32,12 +32,14 @@ from reward_model.precision import choose_precision
 from reward_model.pretrained import load_network, load_tokenizer
 from reward_model.rendering import Renderer
 from reward_model.scores import Scalarisation
+from training.data import NoPairs
+from training.examples import SequencesOf
 from training.finish import NO_SPREAD, calibration_of, prompts_of, write_checkpoint
-from training.held_out import HeldOut, read_held_out
 from training.outcomes import Outcomes
 from training.parents import Parent, read_parents
 from training.rows import DataError
 from training.scoring import score_groups
+from training.source import Reading, Source, read_source
 from training.standings import Standing, ensemble, table
 from training.weights import average_weights
 
@@ -70,12 +72,12 @@ def average(names: Sequence[str], output_dir: Path, dataset: str, options: Optio
     Args:
         names: two or more checkpoints: directories or hub names, in any order.
         output_dir: a directory of its own.
-        dataset: held-out pairs, or rated responses for checkpoints with attributes.
+        dataset: held-out pairs, or responses rated on the attributes of checkpoints that have some.
         options: see there.
 
     Raises:
         CheckpointRefused: the checkpoints cannot be averaged, or the average is no good; nothing is written.
-        DataError: the rows cannot be used, or a checkpoint was trained on them.
+        DataError: the rows cannot be used, or a checkpoint was trained on the very data set they are.
     """
     options = options or Options()
     target = checked_target(output_dir)
@@ -84,33 +86,49 @@ def average(names: Sequence[str], output_dir: Path, dataset: str, options: Optio
         msg = f"{output_dir} is one of the checkpoints to average: name another directory"
         raise FileExistsError(msg)
     tokenizer = load_tokenizer(parents[0].directory)
-    held_out = _read(dataset, parents, tokenizer, options)
-    members = [_outcomes(_loaded(parent, options), held_out, options) for parent in parents]
-    model = _averaged(parents, target, options)
-    outcomes = _outcomes(model, held_out, options)
-    _check_usable(outcomes)
-    return write_checkpoint(
-        model,
-        tokenizer,
-        target,
-        max_length=parents[0].manifest.max_length,
-        outcomes=outcomes,
-        calibration=calibration_of(outcomes, held_out.examples),
-        record=_record(parents, members, outcomes, held_out),
-    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
+        held_out = _read(dataset, parents, tokenizer, options, Path(staging, "examples"))
+        members = [_outcomes(_loaded(parent, options), held_out, options) for parent in parents]
+        model = _averaged(parents, Path(staging), options)
+        outcomes = _outcomes(model, held_out, options)
+        _check_usable(outcomes)
+        return write_checkpoint(
+            model,
+            tokenizer,
+            target,
+            max_length=parents[0].manifest.max_length,
+            outcomes=outcomes,
+            calibration=calibration_of(outcomes, held_out.examples),
+            record=_record(parents, members, outcomes, held_out) | _record_of(dataset, held_out),
+        )
 
 
-def _read(dataset: str, parents: Sequence[Parent], tokenizer: PreTrainedTokenizerBase, options: Options) -> HeldOut:
-    """The held-out examples, rendered as all parents render them."""
+def _read(
+    dataset: str, parents: Sequence[Parent], tokenizer: PreTrainedTokenizerBase, options: Options, directory: Path
+) -> Source:
+    """The held-out examples, rendered as all parents render them; one comparison or more."""
     manifest = parents[0].manifest
     renderer = Renderer(
         tokenizer, rendering=manifest.rendering, max_length=manifest.max_length, vocab_size=len(tokenizer)
     )
-    held_out = read_held_out(dataset, renderer, _scalarisation(parents), options.max_pairs)
+    scalarisation = _scalarisation(parents)
+    # A head with the one label of the default is taught by comparisons, and judged on them.
+    rated = scalarisation.names != Scalarisation().names
+    how = Reading(options.max_pairs, keep_repeats=True, ratings=scalarisation if rated else None)
+    held_out = read_source(dataset, renderer, directory, how)
+    if not held_out.examples.count_comparisons():
+        msg = f"{dataset}: no two responses to compare are left\n{held_out.report.table()}"
+        raise NoPairs(msg)
     for parent in parents:
         if parent.manifest.training.get("dataset_fingerprint") == held_out.fingerprint:
-            msg = f"{dataset}: {parent.name} was trained on these very rows; name rows that nothing was trained on"
+            msg = f"{dataset}: {parent.name} was trained on this very data set; name one that nothing was trained on"
             raise DataError(msg)
+    logger.warning(
+        "%s is not the data set that a member was trained on; whether one has seen some of its pairs cannot be told"
+        " from checkpoints, and figures on such pairs would be better than elsewhere",
+        dataset,
+    )
     return held_out
 
 
@@ -123,14 +141,12 @@ def _loaded(parent: Parent, options: Options) -> RewardModel:
         raise CheckpointRefused(msg) from error
 
 
-def _averaged(parents: Sequence[Parent], target: Path, options: Options) -> RewardModel:
-    """The model of the mean weights."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
-        shutil.copy(parents[0].directory / "config.json", staging)
-        directories, weights = [parent.directory for parent in parents], [parent.weight for parent in parents]
-        average_weights(directories, weights, Path(staging, "model.safetensors"))
-        network = load_network(Path(staging), dtype=torch.float32)
+def _averaged(parents: Sequence[Parent], staging: Path, options: Options) -> RewardModel:
+    """The model of the mean weights, which are written to `staging` on the way."""
+    shutil.copy(parents[0].directory / "config.json", staging)
+    directories, weights = [parent.directory for parent in parents], [parent.weight for parent in parents]
+    average_weights(directories, weights, staging / "model.safetensors")
+    network = load_network(staging, dtype=torch.float32)
     precision = choose_precision(options.device, "float32")
     return RewardModel(network, precision, scalarisation=_scalarisation(parents)).eval()
 
@@ -139,8 +155,8 @@ def _scalarisation(parents: Sequence[Parent]) -> Scalarisation:
     return Scalarisation(parents[0].manifest.attributes, parents[0].manifest.scalarisation)
 
 
-def _outcomes(model: RewardModel, held_out: HeldOut, options: Options) -> Outcomes:
-    groups = [example.sequences for example in held_out.examples]
+def _outcomes(model: RewardModel, held_out: Source, options: Options) -> Outcomes:
+    groups = SequencesOf(held_out.examples)
     return Outcomes.of(held_out.examples, score_groups(model, groups, options.batch_tokens))
 
 
@@ -155,7 +171,7 @@ def _check_usable(outcomes: Outcomes) -> None:
 
 
 def _record(
-    parents: Sequence[Parent], members: Sequence[Outcomes], outcomes: Outcomes, held_out: HeldOut
+    parents: Sequence[Parent], members: Sequence[Outcomes], outcomes: Outcomes, held_out: Source
 ) -> dict[str, Any]:
     """What the checkpoint says of its parents; also shown."""
     prompts, weights = prompts_of(held_out.examples), [parent.weight for parent in parents]
@@ -184,8 +200,16 @@ def _record(
             for parent, standing in zip(parents, standings, strict=True)
         ],
         "ensemble": {"accuracy": together.accuracy.accuracy, "loss": together.loss},
-        **held_out.record,
         "reward_from": "held-out pairs",
+    }
+
+
+def _record_of(dataset: str, held_out: Source) -> dict[str, Any]:
+    return {
+        "eval_dataset": dataset,
+        "eval_pairs": held_out.examples.count_comparisons(),
+        "eval_bad_rows": held_out.report.to_json(),
+        "eval_lengths": held_out.lengths_record(),
     }
 
 

@@ -48,10 +48,12 @@ class Step:
     Attributes:
         packs: none where nothing was left for this device.
         lines: of the examples, in the order that `Pack.examples` counts.
+        count: what weighs 1 in the step's mean loss: examples, or responses where they are rated one by one.
     """
 
     packs: tuple[Pack, ...]
     lines: tuple[int, ...]
+    count: int
 
 
 def collate(examples: Sequence[Example], *, max_batch_tokens: int, share_prefixes: bool = False) -> dict[str, Step]:
@@ -67,7 +69,8 @@ def collate(examples: Sequence[Example], *, max_batch_tokens: int, share_prefixe
     """
     costs = [computed_tokens(example, share_prefixes=share_prefixes) for example in examples]
     packs = [_pack(which, examples, share_prefixes=share_prefixes) for which in _deal(costs, max_batch_tokens)]
-    return {"step": Step(tuple(packs), tuple(example.line for example in examples))}
+    count = sum(len(example.ratings) or 1 for example in examples)
+    return {"step": Step(tuple(packs), tuple(example.line for example in examples), count)}
 
 
 def computed_tokens(example: Example, *, share_prefixes: bool) -> int:

@@ -6,7 +6,6 @@ Knows losses and packs, neither models nor flags.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from training import losses
@@ -44,7 +43,10 @@ class Objective:
                     raise UnfitData(msg)
 
     def __call__(self, values: Tensor, rewards: Tensor, pack: Pack) -> Tensor:
-        """The sum over the pack's examples of their mean loss.
+        """What the pack adds to the sum that a step's mean loss is made of, `Step.count` being what it is divided by.
+
+        Of comparisons each example's mean loss; of ratings each response's loss, so that it does not matter which
+        responses stand together.
 
         Args:
             values: [n, k], what the head gives to each sequence.
@@ -52,8 +54,7 @@ class Objective:
             pack: the sequences, on any device.
         """
         if self.loss_type == "regression":
-            per_response = losses.regression(values, pack.ratings.to(values.device))
-            return (per_response / _members(pack).to(per_response.device)).sum()
+            return losses.regression(values, pack.ratings.to(values.device)).sum()
         chosen, rejected = (rewards[index.to(rewards.device)] for index in (pack.chosen, pack.rejected))
         per_pair = self._compare(chosen, rejected, pack)
         if self.centring:
@@ -66,10 +67,3 @@ class Objective:
         if self.loss_type == "scaled_bradley_terry":
             return losses.scaled_bradley_terry(chosen, rejected, margin, label)
         return losses.bradley_terry(chosen, rejected, margin.nan_to_num(), label)
-
-
-def _members(pack: Pack) -> Tensor:
-    """[n], how many sequences the example of each sequence has."""
-    _, place, counts = torch.unique(pack.examples, return_inverse=True, return_counts=True)
-    members: Tensor = counts[place]
-    return members

@@ -64,14 +64,20 @@ def prepare(args: RewardTrainingArguments, renderer: Renderer, directory: Path) 
         OSError: the disk is full.
     """
     name, eval_name = str(args.dataset_name), args.eval_dataset_name
-    how = Reading(args.max_pairs, keep_repeats=args.keep_duplicates, keep_leaks=args.keep_leaks)
+    # An evaluation set is read as a whole: a figure on part of it would be another figure.
+    whole = Reading(keep_repeats=True, ratings=args.scalarisation if args.attributes else None)
+    how = replace(
+        whole,
+        limit=args.max_pairs,
+        keep_repeats=args.keep_duplicates,
+        keep_leaks=args.keep_leaks,
+        objective=args.objective,
+    )
     evaluation = None
     if eval_name:
-        # All of it: a figure on part of the set would be another figure.
-        whole = Reading(keep_repeats=True, learned=False)
-        evaluation = read_source(eval_name, args, renderer, directory / "evaluation", whole)
+        evaluation = read_source(eval_name, renderer, directory / "evaluation", whole)
         how = replace(how, evaluated=set(evaluation.examples.prompts()))
-    source = read_source(name, args, renderer, directory / "training", how)
+    source = read_source(name, renderer, directory / "training", how)
     if evaluation:
         train, validation = source.examples, evaluation.examples
         _warn_of_leaks(source.report)

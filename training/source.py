@@ -1,6 +1,6 @@
 """One data set on its way from rows to examples on disk, with an account of what became of every row.
 
-Knows flags, files and rendering, neither models nor what the examples are for.
+Knows files and rendering, neither flags nor models, nor what the examples are for.
 """
 
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_model.rendering import Renderer
-from training.arguments import RewardTrainingArguments
+from reward_model.scores import Scalarisation
 from training.data import NoPairs, RowReport, read_pairs
 from training.examples import Example, render_examples
 from training.fingerprint import Fingerprint
@@ -57,18 +57,20 @@ class Reading:
         keep_repeats: use what a row before says already.
         evaluated: digests of the prompts that are asked in the evaluation set.
         keep_leaks: use rows with such prompts.
-        learned: the objective is to be minimised on it, so that every example must have what that needs.
+        ratings: what responses are rated on, and what that adds up to; None for pairs and rankings.
+        objective: to be minimised on it, so that every example must have what that needs; None: on nothing.
     """
 
     limit: int | None = None
     keep_repeats: bool = False
     evaluated: AbstractSet[bytes] = frozenset()
     keep_leaks: bool = False
-    learned: bool = True
+    ratings: Scalarisation | None = None
+    objective: Objective | None = None
 
 
-def read_source(name: str, args: RewardTrainingArguments, renderer: Renderer, directory: Path, how: Reading) -> Source:
-    """Reads a data set once, from its first row to its last, and writes its examples to `directory`.
+def read_source(name: str, renderer: Renderer, directory: Path, how: Reading) -> Source:
+    """Reads a data set once, from its first row to its last, and writes its examples to `directory`, a new one.
 
     Raises:
         DataError: it cannot be read; NoPairs: nothing of it can be used.
@@ -76,12 +78,12 @@ def read_source(name: str, args: RewardTrainingArguments, renderer: Renderer, di
         OSError: the disk is full.
     """
     report, identity, lengths = RowReport(), Fingerprint(), Lengths()
-    if args.attributes:
-        examples = _rated(name, args, renderer, how, report, identity)
-    else:
+    if how.ratings is None:
         examples = _compared(name, renderer, how, report, identity)
-    if how.learned:
-        examples = _learnable(name, examples, args.objective)
+    else:
+        examples = _rated(name, how.ratings, renderer, how, report, identity)
+    if how.objective is not None:
+        examples = _learnable(name, examples, how.objective)
     examples = _remarked(examples, report)
     stored = write(lengths.of_examples(examples), directory)
     if not stored:
@@ -102,16 +104,16 @@ def _compared(
 
 def _rated(
     name: str,
-    args: RewardTrainingArguments,
+    ratings: Scalarisation,
     renderer: Renderer,
     how: Reading,
     report: RowReport,
     identity: Fingerprint,
 ) -> Iterator[Example]:
-    rated = fingerprinted(identity, read_ratings(name, args.attributes or (), report, limit=how.limit))
+    rated = fingerprinted(identity, read_ratings(name, ratings.names, report, limit=how.limit))
     rated = Repeats(report, keep=how.keep_repeats).of_rated(rated)
     rated = without_leaks(rated, how.evaluated, report, keep=how.keep_leaks)
-    return render_rated(rated, renderer, args.scalarisation, report)
+    return render_rated(rated, renderer, ratings, report)
 
 
 def _learnable(name: str, examples: Iterable[Example], objective: Objective) -> Iterator[Example]:

@@ -128,9 +128,9 @@ class RewardTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
-        """The next batches, and how many examples they have on all devices: what the step's loss is the mean over."""
+        """The next batches, and what they count on all devices (`Step.count`): the step's loss is the mean over it."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = torch.tensor(sum(len(sample["step"].lines) for sample in samples), device=device)
+        count = torch.tensor(sum(sample["step"].count for sample in samples), device=device)
         return samples, self.accelerator.reduce(count) if self.args.world_size > 1 else count
 
     def training_step(

@@ -21,7 +21,7 @@ from reward_model.scores import Scalarisation
 from reward_model.template import ENCODER_TEMPLATE
 from training.arguments import RewardTrainingArguments
 from training.average import REFUSED, Options, average, main
-from training.data import read_preferences
+from training.data import NoPairs, read_preferences
 from training.evaluate import evaluate
 from training.train import train
 
@@ -193,7 +193,8 @@ def test_rated_responses_judge_checkpoints_with_attributes(tmp_path: Path) -> No
         {"prompt": f"Which {i // 2}?", "response": f"{WORDS[i % 7]} {i}", "helpful": i % 5, "brief": i % 3}
         for i in range(20)
     ]
-    (tmp_path / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rated.jsonl").write_text("nonsense\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "alone.jsonl").write_text(json.dumps(rows[0]) + "\n")
     rated = Recipe(scalarisation=Scalarisation(("helpful", "brief"), (1.0, -0.5)))
     seeds = [str(make(tmp_path / f"seed-{i}", i, rated)) for i in range(2)]
     manifest = average(seeds, tmp_path / "mean", str(tmp_path / "rated.jsonl"))
@@ -202,6 +203,27 @@ def test_rated_responses_judge_checkpoints_with_attributes(tmp_path: Path) -> No
     assert manifest.training["eval_pairs"] == manifest.calibration.pairs > 0
     assert manifest.reward is not None
     assert manifest.reward.n == 20
+    assert manifest.training["eval_bad_rows"]["reasons"]["malformed"]["first_lines"] == [1]
+    with pytest.raises(NoPairs, match=r"alone\.jsonl: no two responses to compare are left"):
+        average(seeds, tmp_path / "other", str(tmp_path / "alone.jsonl"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_pairs_that_a_member_has_seen_in_another_order_are_not_noticed_and_the_log_says_so(
+    tmp_path: Path, seeds: list[str], pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learned = make(
+        tmp_path / "learned", 7, Recipe(record={"dataset_fingerprint": read_preferences(str(pairs)).fingerprint})
+    )
+    (tmp_path / "other.jsonl").write_text("".join(reversed(pairs.read_text().splitlines(keepends=True))))
+    average([seeds[0], str(learned)], tmp_path / "mean", str(tmp_path / "other.jsonl"))
+    assert "whether one has seen some of its pairs cannot be told from checkpoints" in caplog.text
+
+
+def test_a_column_called_response_does_not_make_pairs_ratings(tmp_path: Path, seeds: list[str], pairs: Path) -> None:
+    rows = [json.loads(line) | {"response": "of somebody else"} for line in pairs.read_text().splitlines()]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert average(seeds, tmp_path / "mean", str(tmp_path / "more.jsonl")).training["eval_pairs"] == len(rows)
 
 
 def test_seeds_that_were_trained_here_can_be_averaged_and_other_heads_cannot(tmp_path: Path, pairs: Path) -> None:
@@ -225,9 +247,9 @@ def test_seeds_that_were_trained_here_can_be_averaged_and_other_heads_cannot(tmp
         (["{a}", "{b}", "--max_pairs", "0"], 2, "--max_pairs must be positive, not 0"),
         (["{a}", "/nowhere"], REFUSED, "/nowhere: /nowhere is not a checkpoint directory"),
         (["{a}", "{foreign}"], REFUSED, "has no reward_model.json"),
-        (["{a}", "{learned}"], 1, "was trained on these very rows"),
+        (["{a}", "{learned}"], 1, "was trained on this very data set"),
         (["{a}", "{b}", "--dataset_name", "none.jsonl"], 1, "none.jsonl: there is no such file"),
-        (["{a}", "{b}", "--dataset_name", "{one}"], 1, "no two responses to compare are left"),
+        (["{a}", "{b}", "--dataset_name", "{one}"], 1, "no row can be used"),
         (["{a}", "{b}", "--output_dir", "{b}"], 1, "is one of the checkpoints to average"),
         (["{a}", "{b}"], 0, ""),
     ],

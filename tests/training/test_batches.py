@@ -31,6 +31,7 @@ def test_every_example_is_in_one_pack_and_packs_stay_within_the_budget(drawn: li
     examples = [example(lengths, line=i) for i, lengths in enumerate(drawn)]
     step = collate(examples, max_batch_tokens=budget)["step"]
     assert step.lines == tuple(range(len(examples)))
+    assert step.count == len(examples)
     assert sorted({i for pack in step.packs for i in pack.examples.tolist()}) == list(range(len(examples)))
     for pack in step.packs:
         members = list(dict.fromkeys(pack.examples.tolist()))

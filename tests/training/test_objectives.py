@@ -68,13 +68,21 @@ def test_the_gradient_of_a_ranking_is_that_of_its_pairs() -> None:
     assert measured.tolist() == pytest.approx(expected.tolist(), abs=1e-7)
 
 
-def test_ratings_of_one_prompt_count_as_one_example() -> None:
-    sequences = tuple(Rendered(None, [1, i]) for i in range(3))
-    pair = Example(sequences[:2], (), 1, b"", ((1.0, math.nan), (2.0, 0.0)))
-    single = Example(sequences[2:], (), 2, b"", ((3.0, 4.0),))
-    (pack,) = collate([pair, single], max_batch_tokens=100)["step"].packs
+RATINGS = ((1.0, math.nan), (2.0, 0.0), (3.0, 4.0))
+
+
+@pytest.mark.parametrize("sizes", [(3,), (2, 1), (1, 1, 1)])
+def test_every_rated_response_weighs_the_same_whichever_stand_together(sizes: tuple[int, ...]) -> None:
+    left = [(Rendered(None, [1, i]), ratings) for i, ratings in enumerate(RATINGS)]
+    examples = []
+    for size in sizes:
+        (sequences, ratings), left = zip(*left[:size], strict=True), left[size:]
+        examples.append(Example(sequences, (), 1, b"", ratings))
+    step = collate(examples, max_batch_tokens=100)["step"]
     values = torch.zeros(3, 2)
-    assert Objective("regression")(values, values[:, 0], pack).item() == pytest.approx((1 + 2) / 2 + (9 + 16) / 2)
+    (pack,) = step.packs
+    mean = Objective("regression")(values, values[:, 0], pack).item() / step.count
+    assert mean == pytest.approx((1 + (4 + 0) / 2 + (9 + 16) / 2) / 3)
 
 
 @pytest.mark.parametrize(("margin", "message"), [(None, "at line 7: none"), (-1.0, r"at line 7: -1\.0")])
