@@ -1,10 +1,11 @@
-"""Keeps memory that was freed, for the next batch: asking the kernel for it anew costs more than filling it.
+"""What is kept from one batch to the next: freed memory, and few of the kernels that oneDNN makes for each shape.
 
 Every batch frees and takes the same tens of megabytes. By default glibc gives large blocks back at once, and gets pages
 for them that the kernel must clear: attention over 512 tokens took twice as long by that. Knows no models.
 """
 
 import ctypes
+import os
 import sys
 
 #: mallopt's numbers (malloc.h): blocks from so many bytes on are mapped one by one; more free bytes are given back.
@@ -12,6 +13,16 @@ _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 #: The most that glibc takes for the first.
 _LARGEST = 32 * 2**20
 _KEPT = 2**30
+#: By default oneDNN keeps a thousand kernels; those of one step are a hundred or so.
+_KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+
+
+def keep_few_kernels() -> None:
+    """Where hardly a shape comes twice, as in training, kernels of old shapes are half a gigabyte of waste.
+
+    Heeded only before the first matrix product of the process, and where the environment does not say otherwise.
+    """
+    os.environ.setdefault(*_KERNELS)
 
 
 def keep_freed_memory() -> bool:
