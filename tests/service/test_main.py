@@ -80,7 +80,8 @@ def test_a_signal_ends_it_with_0_even_while_a_huge_text_is_being_tokenised(
 ) -> None:
     flags = ("--model", str(checkpoint_of("llama")), "--drain-seconds", "1")
     with started(*flags) as (process, url):
-        body = {"inputs": [{"prompt": "the cat " * 1_000_000, "response": "r"}], "truncate": True}
+        # As long as an input may be, and as many as a body may hold.
+        body = {"inputs": [{"prompt": "the cat " * 131_000, "response": "r"}] * 30, "truncate": True}
         late = httpx.post(f"{url}/score", json=body, headers={"X-Request-Timeout": "0.5"}, timeout=60)
         assert late.status_code == 504
         assert httpx.get(f"{url}/livez", timeout=1).status_code == 200
