@@ -11,7 +11,6 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from accelerate.commands.launch import launch_command_parser
 
 from reward_model import checkpoint
 from training import average, evaluate, train
-from training.arguments import RewardTrainingArguments
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -32,7 +30,6 @@ MAINS: dict[str, Callable[[list[str]], int]] = {
     "training.evaluate": evaluate.main,
 }
 LAUNCHER = ["-m", "accelerate.commands.launch"]
-HAS_LORA = any(one.name == "use_peft" for one in fields(RewardTrainingArguments))
 
 #: Script, architecture of the base, flags that make it small.
 RECIPES = {
@@ -127,8 +124,6 @@ def carry_out(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_of_a_recipe_runs(
     script: str, tmp_path: Path, bases: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "lora" in script and not HAS_LORA:
-        pytest.skip("training.train has no --use_peft yet")
     commands = commands_of(script, tmp_path, environment(script, tmp_path, bases))
     for command in commands:
         carry_out(command, monkeypatch)
