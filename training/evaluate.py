@@ -1,7 +1,7 @@
 r"""Evaluates a checkpoint on preference pairs, with the very rendering and scores that the service has.
 
     python -m training.evaluate --model_name_or_path checkpoints/demo --dataset_name test.jsonl \
-        --output_file metrics.json
+        --output_file metrics.json [--baseline checkpoints/before]
 
 Knows neither how the model was trained nor HTTP.
 """
@@ -25,13 +25,14 @@ from reward_model.precision import DtypeName
 from reward_model.rendering import Rendered, Renderer
 from training.data import RowReport, read_preferences
 from training.documents import write_document
-from training.evaluation import Evaluation, Provenance
+from training.evaluation import Comparison, Evaluation, Provenance
 from training.examples import render_responses
 from training.fingerprint import fingerprint
+from training.paired import paired_difference
 from training.pairs import BadRow, PreferencePair
 from training.rows import DataError
 from training.scoring import score_groups
-from training.statistics import Accuracy, accuracy, correlation, probability_quality
+from training.statistics import Accuracy, accuracy, balanced_accuracy, correlation, probability_quality
 
 #: Exit status for a checkpoint that must not be used, the same as the service's.
 REFUSED = 3
@@ -148,11 +149,13 @@ def _summarise(
     labels = [one.pair.label for one in scored.values()]
     return Evaluation(
         overall=accuracy(outcomes, [pair.prompt for pair in pairs]),
+        outcomes=outcomes,
         prompts=len({pair.prompt for pair in pairs}),
         by_category=_by(pairs, outcomes, lambda pair: pair.category),
         by_source=_by(pairs, outcomes, lambda pair: pair.source),
         by_subset=_by(pairs, outcomes, lambda pair: pair.subset),
         longer_wins=math.fsum(longer) / len(longer),
+        length_balanced=balanced_accuracy(outcomes, longer, [pair.prompt for pair in pairs]),
         probabilities=probability_quality(margins, checkpoint.calibration.trusted, labels),
         length_correlation=correlation(rewards, lengths),
         reward=reward_statistics(rewards),
@@ -160,6 +163,12 @@ def _summarise(
         not_scored=not_scored,
         provenance=_provenance(checkpoint, pairs),
     )
+
+
+def compare(evaluation: Evaluation, baseline: Evaluation, pairs: Sequence[PreferencePair]) -> Comparison:
+    """Two checkpoints' evaluations on the same `pairs`."""
+    groups = [pair.prompt for pair in pairs]
+    return Comparison(baseline, paired_difference(evaluation.outcomes, baseline.outcomes, groups))
 
 
 def _by(
@@ -203,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model_name_or_path", required=True, help="checkpoint: a directory or a hub name")
     add("--dataset_name", required=True, help="pairs: .jsonl, .jsonl.gz, .parquet, a hub name or name:split")
+    add("--baseline", help="a second checkpoint, compared pair by pair on the same data")
     add("--output_file", type=Path, help="where the result goes as JSON")
     add("--max_length", type=_positive, help="read fewer tokens than the checkpoint's own limit")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -217,20 +227,41 @@ def _parser() -> argparse.ArgumentParser:
 def _run(flags: argparse.Namespace) -> str:
     """Evaluates, writes the result and returns what to show."""
     preferences = read_preferences(flags.dataset_name, limit=flags.max_pairs)
-    checkpoint = load(
-        flags.model_name_or_path,
-        device=flags.device,
-        dtype=flags.dtype,
-        max_length=flags.max_length,
-        chat_template=flags.chat_template,
-        score_label=flags.score_label,
-    )
-    evaluation = evaluate(checkpoint, preferences.pairs, batch_tokens=flags.batch_tokens)
+    evaluation = _evaluated(flags.model_name_or_path, preferences.pairs, flags)
     rejected = preferences.rejected_rows
+    document: dict[str, Any] = evaluation.to_json() | {"dataset": flags.dataset_name}
+    blocks = [evaluation.table()]
+    if flags.baseline:
+        comparison = compare(evaluation, _evaluated(flags.baseline, preferences.pairs, flags), preferences.pairs)
+        document["baseline"] = comparison.to_json()
+        blocks.append(comparison.table())
+    if rejected.rejected:
+        blocks.append(rejected.table())
     if flags.output_file:
-        document: dict[str, Any] = evaluation.to_json() | {"dataset": flags.dataset_name}
         write_document(document | {"rejected_rows": rejected.to_json()}, flags.output_file)
-    return "\n\n".join([evaluation.table(), *([rejected.table()] if rejected.rejected else [])])
+    return "\n\n".join(blocks)
+
+
+def _evaluated(name: str, pairs: Sequence[PreferencePair], flags: argparse.Namespace) -> Evaluation:
+    """The evaluation of a checkpoint, which is let go of afterwards.
+
+    Raises:
+        CheckpointRefused: it must not be used; the message begins with its name.
+        EvaluationFailed: there is no result.
+    """
+    try:
+        checkpoint = load(
+            name,
+            device=flags.device,
+            dtype=flags.dtype,
+            max_length=flags.max_length,
+            chat_template=flags.chat_template,
+            score_label=flags.score_label,
+        )
+    except CheckpointRefused as error:
+        msg = f"{name}: {error}"
+        raise CheckpointRefused(msg) from error
+    return evaluate(checkpoint, pairs, batch_tokens=flags.batch_tokens)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -241,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(_run(flags))
     except CheckpointRefused as error:
-        print(f"{flags.model_name_or_path}: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return REFUSED
     except (DataError, EvaluationFailed, OSError) as error:
         print(error, file=sys.stderr)

@@ -3,12 +3,13 @@
 Knows numbers only: how they came about is `training.evaluate`'s business.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from reward_model.calibration import RewardStatistics
 from training.data import RowReport
+from training.paired import PairedDifference
 from training.statistics import Accuracy, Correlation, ProbabilityQuality
 
 
@@ -40,9 +41,12 @@ class Evaluation:
 
     Attributes:
         overall: accuracy over all pairs, in which a pair that could not be scored counts 0.5.
+        outcomes: of each pair, in their order: 1 where the model agrees with people, 0 where not.
         prompts: how many different prompts there are.
         by_category, by_source, by_subset: accuracy of the pairs that have such a label.
         longer_wins: accuracy of preferring the longer response (in characters): what no reading at all would reach.
+        length_balanced: accuracy where pairs whose longer response is the better one weigh as much as the others; None
+            where there are none of the one or the other.
         probabilities: over the scored pairs.
         length_correlation: of the score with the response's characters, over all scored responses.
         reward: distribution of the raw scores.
@@ -51,11 +55,13 @@ class Evaluation:
     """
 
     overall: Accuracy
+    outcomes: Sequence[float]
     prompts: int
     by_category: Mapping[str, Accuracy]
     by_source: Mapping[str, Accuracy]
     by_subset: Mapping[str, Accuracy]
     longer_wins: float
+    length_balanced: Accuracy | None
     probabilities: ProbabilityQuality
     length_correlation: Correlation
     reward: RewardStatistics
@@ -72,6 +78,7 @@ class Evaluation:
             **asdict(self.probabilities),
             **{name: {key: asdict(one) for key, one in members.items()} for name, members in groups.items()},
             "longer_wins": self.longer_wins,
+            "length_balanced": self.length_balanced and asdict(self.length_balanced),
             "length_correlation": asdict(self.length_correlation),
             "reward": asdict(self.reward),
             "truncated": self.truncated,
@@ -102,6 +109,7 @@ class Evaluation:
             ("pairs", f"{self.overall.n:,} on {self.prompts:,} prompts  {about.dataset_fingerprint}"),
             ("computed", f"{about.dtype} on {about.device}, max_length {about.max_length:,}"),
             ("accuracy", _percent(self.overall)),
+            ("length-balanced", _percent(self.length_balanced) if self.length_balanced else " undefined"),
             ("longer wins", f"{self.longer_wins:6.1%}"),
             ("temperature", f"{about.temperature:.3g} ({trust})"),
             ("probabilities", f"ECE {quality.ece:.3f}, NLL {quality.nll:.3f}, Brier {quality.brier:.3f}"),
@@ -110,7 +118,47 @@ class Evaluation:
             ("truncated", f"{self.truncated:,} pairs"),
             ("not scored", f"{self.not_scored.rejected:,} pairs"),
         ]
-        return "\n".join(f"{name:<15}{value}" for name, value in rows)
+        return "\n".join(f"{name:<16}{value}" for name, value in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A checkpoint beside another one, the baseline, on the same pairs.
+
+    Attributes:
+        baseline: of the other one.
+        paired: this one's outcomes beside its outcomes.
+    """
+
+    baseline: Evaluation
+    paired: PairedDifference
+
+    def to_json(self) -> dict[str, Any]:
+        """What there is to say beside the checkpoint's own evaluation."""
+        about = self.baseline.provenance
+        return {
+            "model": about.model,
+            "model_fingerprint": about.model_fingerprint,
+            **asdict(self.baseline.overall),
+            "not_scored": self.baseline.not_scored.rejected,
+            **asdict(self.paired),
+        }
+
+    def table(self) -> str:
+        """The comparison as plain text."""
+        about, paired = self.baseline.provenance, self.paired
+        low, high = (100 * bound for bound in paired.difference_interval)
+        rows = [
+            ("baseline", f"{about.model}  {about.model_fingerprint}"),
+            ("its accuracy", _percent(self.baseline.overall)),
+            (
+                "difference",
+                f"{100 * paired.difference:+.1f} points [{low:+.1f}, {high:+.1f}], p = {paired.p_value:.2g}",
+            ),
+            ("pairs", f"better on {paired.better:,}, worse on {paired.worse:,}"),
+            ("not scored", f"{self.baseline.not_scored.rejected:,} pairs by the baseline"),
+        ]
+        return "\n".join(f"{name:<16}{value}" for name, value in rows)
 
 
 def _group_table(name: str, members: Mapping[str, Accuracy]) -> str:

@@ -64,6 +64,38 @@ def accuracy(outcomes: Sequence[float], groups: Sequence[Hashable]) -> Accuracy:
     return Accuracy(len(outcomes), math.fsum(outcomes) / len(outcomes), clustered_interval(outcomes, groups))
 
 
+def balanced_accuracy(
+    outcomes: Sequence[float], strata: Sequence[float], groups: Sequence[Hashable]
+) -> Accuracy | None:
+    """Accuracy in which the pairs of stratum 0 and those of stratum 1 weigh the same, whatever their numbers.
+
+    What wins by preferring one stratum's answer loses as much in the other. The interval is Student's t on the
+    cluster-robust variance (Liang & Zeger 1986, Biometrika 73), cut to [0, 1]; one prompt alone says nothing.
+
+    Args:
+        outcomes: each in [0, 1].
+        strata: of each pair; those that are neither 0 nor 1 are left out.
+        groups: each pair's prompt.
+
+    Returns:
+        None where a stratum has no pair.
+    """
+    which = np.asarray(strata, dtype=np.float64)
+    chosen = (which == 0) | (which == 1)
+    if len(set(which[chosen])) < 2:
+        return None
+    values, which = np.asarray(outcomes, dtype=np.float64)[chosen], which[chosen]
+    members = memberships([group for group, kept in zip(groups, chosen, strict=True) if kept])
+    weights = np.where(which == 1, 0.5 / (which == 1).sum(), 0.5 / (which == 0).sum())
+    means = np.where(which == 1, values[which == 1].mean(), values[which == 0].mean())
+    mean, clusters = float(weights @ values), int(members.max()) + 1
+    if clusters == 1:
+        return Accuracy(len(values), mean, (0.0, 1.0))
+    sums = np.bincount(members, weights=weights * (values - means))
+    half = t_quantile(clusters - 1) * math.sqrt(clusters / (clusters - 1) * float((sums**2).sum()))
+    return Accuracy(len(values), mean, (max(0.0, mean - half), min(1.0, mean + half)))
+
+
 def clustered_interval(outcomes: Sequence[float], groups: Sequence[Hashable]) -> tuple[float, float]:
     """95 % interval for the mean of `outcomes` that come in groups: Wilson's, on the effective number of pairs.
 
@@ -77,7 +109,7 @@ def clustered_interval(outcomes: Sequence[float], groups: Sequence[Hashable]) ->
         groups: which pairs belong together; one key per pair.
     """
     values = np.asarray(outcomes, dtype=np.float64)
-    members = _memberships(groups)
+    members = memberships(groups)
     n, clusters, mean = len(values), int(members.max()) + 1, float(values.mean())
     if clusters == 1:
         return 0.0, 1.0
@@ -155,7 +187,7 @@ def _pearson(a: Floats, b: Floats) -> float | None:
     return float((a @ b) / math.sqrt((a @ a) * (b @ b)))
 
 
-def _memberships(groups: Sequence[Hashable]) -> Members:
+def memberships(groups: Sequence[Hashable]) -> Members:
     """The groups' numbers in order of appearance: [n]."""
     numbers: dict[Hashable, int] = {}
     return np.asarray([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)

@@ -187,7 +187,7 @@ def test_command_writes_the_document_and_shows_the_table(
     assert (document["dtype"], document["calibrated"], document["not_scored"]) == ("float32", True, 0)
     assert document["rejected_rows"]["reasons"]["identical"]["first_lines"] == [31]
     shown = capsys.readouterr().out
-    assert f"accuracy       {document['accuracy']:6.1%}" in shown
+    assert f"accuracy        {document['accuracy']:6.1%}" in shown
     assert "rows: 31, not used: 1" in shown
 
 
@@ -207,6 +207,29 @@ def test_refused_checkpoint_ends_with_its_own_status(tmp_path: Path, capsys: pyt
     dataset = write(tmp_path / "pairs.jsonl", made_up_pairs())
     assert run(tmp_path, dataset) == REFUSED
     assert "no *.safetensors weights" in capsys.readouterr().err
+
+
+def test_a_baseline_is_compared_pair_by_pair(
+    bert: Path, checkpoint_of: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, output = write(tmp_path / "pairs.jsonl", made_up_pairs()), tmp_path / "metrics.json"
+    other = checkpoint_of("gpt2")
+    assert run(bert, dataset, "--baseline", str(other), "--output_file", str(output), "--max_length", "90") == 0
+    document = json.loads(output.read_text())
+    assert run(other, dataset, "--output_file", str(output), "--max_length", "90") == 0
+    baseline = json.loads(output.read_text())
+    against = document["baseline"]
+    assert against["accuracy"] == baseline["accuracy"]
+    assert against["model_fingerprint"] == baseline["model_fingerprint"]
+    assert against["difference"] == pytest.approx(document["accuracy"] - baseline["accuracy"])
+    assert against["better"] - against["worse"] == round(30 * against["difference"])
+    assert "difference" in capsys.readouterr().out
+
+
+def test_a_baseline_that_is_refused_is_named(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = write(tmp_path / "pairs.jsonl", made_up_pairs())
+    assert run(bert, dataset, "--baseline", str(tmp_path), "--max_length", "90") == REFUSED
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{tmp_path}: ")
 
 
 def test_unusable_data_set_ends_in_one_line(bert: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reward_model.calibration import agreement, sigmoid
 from training.statistics import (
     accuracy,
+    balanced_accuracy,
     clustered_interval,
     correlation,
     probability_quality,
@@ -163,3 +164,29 @@ def test_correlation_knows_neither_scale_nor_shift() -> None:
 
 def test_correlation_of_too_few_points_is_undefined() -> None:
     assert correlation([1.0], [2.0]).pearson is None
+
+
+def test_preferring_the_longer_one_is_worth_nothing_where_lengths_are_balanced() -> None:
+    longer_is_better = [1.0] * 70 + [0.0] * 30 + [0.5] * 5
+    balanced = balanced_accuracy(longer_is_better, longer_is_better, range(105))
+    assert balanced is not None
+    assert (balanced.n, balanced.accuracy) == (100, 0.5)
+
+
+def test_strata_weigh_the_same() -> None:
+    outcomes, strata = [1.0] * 60 + [0.0] * 20 + [1.0] * 5 + [0.0] * 15, [1.0] * 80 + [0.0] * 20
+    balanced = balanced_accuracy(outcomes, strata, range(100))
+    assert balanced is not None
+    assert balanced.accuracy == pytest.approx((0.75 + 0.25) / 2)
+    half = 1.96 * math.sqrt(0.25 * (0.75 * 0.25 / 80 + 0.25 * 0.75 / 20))
+    assert balanced.accuracy_interval == pytest.approx((0.5 - half, 0.5 + half), abs=0.005)
+    copied = balanced_accuracy(outcomes * 4, strata * 4, [*range(100)] * 4)
+    assert copied is not None
+    assert copied.accuracy_interval == pytest.approx(balanced.accuracy_interval)
+
+
+def test_balance_needs_pairs_on_both_sides() -> None:
+    assert balanced_accuracy([1.0, 0.0], [1.0, 0.5], "ab") is None
+    alone = balanced_accuracy([1.0, 0.0], [1.0, 0.0], "aa")
+    assert alone is not None
+    assert alone.accuracy_interval == (0, 1)
