@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms: tiny checkpoints, written once a session."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 transformers_logging.disable_progress_bar()
 torch.set_num_threads(1)
+# Training is tested in fp32 on every machine, unless a test asks for bf16.
+os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
 
 @pytest.fixture(scope="session")

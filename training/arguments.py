@@ -4,6 +4,7 @@ Knows no models and no data.
 """
 
 import math
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -15,6 +16,7 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
+from reward_model.precision import choose_precision
 from reward_model.scores import Scalarisation
 from training.lora import ALL_LINEAR, Lora
 from training.objectives import LossType, Objective
@@ -101,6 +103,14 @@ class RewardTrainingArguments(TrainingArguments):
         metadata={"help": f"Names of the layers that get an adapter; {ALL_LINEAR}: all linear layers of the backbone."},
     )
 
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Compute in bf16; default: where the hardware multiplies it fast, unless accelerate was told what.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the pairs."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Pairs per step and device."})
@@ -141,6 +151,9 @@ class RewardTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False
         # Where there is nothing but a CPU, transformers wants to be told so before it trains in bf16.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.bf16 is None:
+            self.bf16 = self._fast_bf16()
+            self.given |= {"bf16"}  # what was computed in belongs to the record
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()  # type: ignore[no-untyped-call]
         self._check_set_up()
@@ -163,6 +176,11 @@ class RewardTrainingArguments(TrainingArguments):
         if not self.use_peft:
             return None
         return Lora(self.lora_r, self.lora_alpha, self.lora_dropout, tuple(self.lora_target_modules))
+
+    def _fast_bf16(self) -> bool:
+        """What --bf16 is where nobody has said what to compute in."""
+        asked = self.fp16 or "ACCELERATE_MIXED_PRECISION" in os.environ
+        return not asked and choose_precision("cpu" if self.use_cpu else "auto").dtype == torch.bfloat16
 
     def _check_objective(self) -> None:
         _check(self.loss_type in get_args(LossType), f"--loss_type must be one of {', '.join(get_args(LossType))}")

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import HfArgumentParser
 
+from reward_model.precision import choose_precision
 from training.arguments import RewardTrainingArguments
 
 
@@ -80,3 +83,36 @@ def test_flags_that_do_not_go_together_are_refused(tmp_path: Path, flags: dict[s
 def test_one_attribute_is_the_reward_itself(tmp_path: Path) -> None:
     args = arguments(tmp_path, loss_type="regression", attributes=["quality"])
     assert (args.scalarisation.names, args.scalarisation.weights) == (("quality",), (1.0,))
+
+
+@pytest.fixture
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+
+
+@pytest.mark.usefixtures("nothing_said")
+def test_bf16_is_taken_where_it_is_fast(tmp_path: Path) -> None:
+    fast = choose_precision().dtype == torch.bfloat16
+    args = arguments(tmp_path)
+    assert args.bf16 is fast
+    assert "bf16" in args.given, "what was computed in belongs to the record"
+
+
+@pytest.mark.usefixtures("nothing_said")
+def test_what_is_said_of_bf16_holds(tmp_path: Path) -> None:
+    for said in (True, False):
+        assert arguments(tmp_path, bf16=said).bf16 is said
+
+
+def test_accelerates_own_setting_decides_where_the_flag_is_silent(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    assert args.bf16 is False
+    assert args.mixed_precision == "no"
+
+
+@pytest.mark.parametrize(("flags", "bf16"), [(["--bf16"], True), (["--bf16", "false"], False), ([], False)])
+def test_bf16_needs_no_value(tmp_path: Path, flags: list[str], bf16: bool) -> None:
+    names = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", str(tmp_path / "out")]
+    parser = HfArgumentParser(RewardTrainingArguments)
+    (args,) = parser.parse_args_into_dataclasses([*names, *flags])
+    assert args.bf16 is bf16

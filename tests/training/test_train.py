@@ -193,7 +193,8 @@ def test_the_flags_that_were_set_are_on_record_and_no_others(tmp_path: Path) -> 
     }
     flags = train(arguments(tmp_path, **given)).training["flags"]
     own = {"model_name_or_path", "dataset_name", "learning_rate", "num_train_epochs", "per_device_train_batch_size"}
-    assert flags.keys() == own | {"eval_fraction", "disable_tqdm"} | given.keys()
+    assert flags.keys() == own | {"eval_fraction", "disable_tqdm", "bf16"} | given.keys()
+    assert flags["bf16"] is False, "not said, but what it was belongs to the record"
     assert flags["attributes"] == ["polite"]
     assert flags["lr_scheduler_kwargs"] == {"min_lr": 1e-5}
 

@@ -11,11 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from reward_model.errors import CheckpointRefused
-from reward_model.precision import choose_precision
 from training.arguments import RewardTrainingArguments
 from training.demo.backbone import copy_backbone
 from training.rows import DataError
@@ -52,8 +50,6 @@ def demo_arguments(backbone: Path, output_dir: Path) -> RewardTrainingArguments:
         output_dir=str(output_dir),
         learning_rate=1e-4,
         num_train_epochs=3,
-        # Where bf16 is fast it saves time, at the same accuracy.
-        bf16=choose_precision().dtype == torch.bfloat16,
         seed=0,
     )
 
