@@ -157,7 +157,8 @@ def _scalarisation(parents: Sequence[Parent]) -> Scalarisation:
 
 def _outcomes(model: RewardModel, held_out: Source, options: Options) -> Outcomes:
     groups = SequencesOf(held_out.examples)
-    return Outcomes.of(held_out.examples, score_groups(model, groups, options.batch_tokens))
+    rewards = score_groups(model, groups, options.batch_tokens)
+    return Outcomes.of(held_out.examples, rewards, model.scalarisation.weights)
 
 
 def _check_usable(outcomes: Outcomes) -> None:

@@ -3,9 +3,10 @@
 Knows rewards and labels, neither models nor trainers.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import correlation, fmean
 
 import torch
 from torch import Tensor
@@ -27,20 +28,26 @@ class Outcomes:
         chosen, rejected: rewards.
         labels: probability that the chosen response is the better one.
         rewards: of all sequences; what is not compared is among them too.
+        ratings: what people gave to the same sequences, weighed as the reward is; NaN where nobody did, and nothing
+            at all without attributes.
     """
 
     chosen: list[float] = field(default_factory=list)
     rejected: list[float] = field(default_factory=list)
     labels: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    ratings: list[float] = field(default_factory=list)
     _waiting: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, examples: Iterable[Example], rewards: Iterable[Sequence[float]]) -> "Outcomes":
-        """Those of `examples`, given for each the rewards of its sequences."""
+    def of(
+        cls, examples: Iterable[Example], rewards: Iterable[Sequence[float]], weights: Sequence[float] = (1.0,)
+    ) -> "Outcomes":
+        """Those of `examples`, given for each the rewards of its sequences, and what each attribute counts for."""
         result = cls()
         for example, values in zip(examples, rewards, strict=True):
             result.rewards += values
+            result.ratings += [_weighted(weights, given) for given in example.ratings]
             result.chosen += [values[one.chosen] for one in example.comparisons]
             result.rejected += [values[one.rejected] for one in example.comparisons]
             result.labels += [one.label for one in example.comparisons]
@@ -55,6 +62,7 @@ class Outcomes:
             result.rejected += part.rejected
             result.labels += part.labels
             result.rewards += part.rewards
+            result.ratings += part.ratings
         return result
 
     def add(self, rewards: Tensor, pack: Pack) -> None:
@@ -87,7 +95,8 @@ class Outcomes:
     def metrics(self, *, loss: bool = False) -> dict[str, float]:
         """Expected agreement with the labels (ties 0.5), mean margin, mean and standard deviation of all rewards.
 
-        The Bradley-Terry loss too, if asked for. What there is nothing to compute from is left out.
+        Where responses were rated, mean squared error and correlation (Pearson) of reward and rating. The Bradley-Terry
+        loss too, if asked for. What there is nothing to compute from is left out.
         """
         result: dict[str, float] = {}
         if self.labels:
@@ -98,8 +107,26 @@ class Outcomes:
             rewards = torch.tensor(self.rewards, dtype=torch.float64)
             result["reward_mean"] = rewards.mean().item()
             result["reward_std"] = rewards.std(correction=0).item()
+        result |= self._beside_ratings()
         if loss and self.labels:
             sides = (self.chosen, self.rejected, self.labels)
             better, worse, label = (torch.tensor(side, dtype=torch.float64) for side in sides)
             result = {"loss": bradley_terry(better, worse, label=label).mean().item(), **result}
         return result
+
+    def _beside_ratings(self) -> dict[str, float]:
+        if not self.ratings:
+            return {}
+        both = [pair for pair in zip(self.rewards, self.ratings, strict=True) if not math.isnan(pair[1])]
+        if not both:
+            return {}
+        result = {"rating_loss": fmean((reward - rating) ** 2 for reward, rating in both)}
+        rewards, ratings = zip(*both, strict=True)
+        if min(rewards) < max(rewards) and min(ratings) < max(ratings):
+            result["rating_correlation"] = correlation(rewards, ratings)
+        return result
+
+
+def _weighted(weights: Sequence[float], values: Sequence[float]) -> float:
+    """The weighted sum of `values`."""
+    return math.fsum(weight * value for weight, value in zip(weights, values, strict=True))

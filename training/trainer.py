@@ -63,7 +63,7 @@ class RewardTrainer(Trainer):
         run: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         if args.metric_for_best_model is not None:
-            _check_metric(args.metric_for_best_model.removeprefix("eval_"), validation)
+            _check_metric(args.metric_for_best_model.removeprefix("eval_"), validation, model.scalarisation.weights)
         if not validation:
             args.eval_strategy = IntervalStrategy.NO
         if args.n_gpu > 1:
@@ -248,7 +248,8 @@ class RewardTrainer(Trainer):
         """The rewards of all comparisons of `examples`, in order, by the model as it is now."""
         model, part = self.reward_model.eval(), (self.args.process_index, self.args.world_size)
         parts = gathered(score_groups(model, SequencesOf(examples), self._budget, part=part))
-        return Outcomes.of(examples, [next(filter(None, one)) for one in zip(*parts, strict=True)])
+        rewards = [next(filter(None, one)) for one in zip(*parts, strict=True)]
+        return Outcomes.of(examples, rewards, self.reward_model.scalarisation.weights)
 
     def first_sight(self) -> tuple[Judged, int] | None:
         """The training pairs that went against the model when it saw them first, and how many it saw.
@@ -276,11 +277,13 @@ class Examples(Dataset[Example]):
         return self._examples[index]
 
 
-def _check_metric(name: str, validation: Sequence[Example]) -> None:
+def _check_metric(name: str, validation: Sequence[Example], weights: Sequence[float]) -> None:
     if not validation:
         msg = "the best model is chosen on held-out examples: give --eval_dataset_name or --eval_fraction"
         raise UnfitData(msg)
-    measured = Outcomes.of(validation, [[0.0] * len(example.sequences) for example in validation]).metrics(loss=True)
+    # Rewards that differ, or there would be no correlation.
+    rewards = [[float(i + j) for j in range(len(example.sequences))] for i, example in enumerate(validation)]
+    measured = Outcomes.of(validation, rewards, weights).metrics(loss=True)
     if name not in measured:
         msg = f"--metric_for_best_model {name} is not among what validation gives: {', '.join(measured)}"
         raise UnfitData(msg)

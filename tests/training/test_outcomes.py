@@ -34,6 +34,15 @@ def test_what_there_is_nothing_to_say_about_is_left_out() -> None:
     assert Outcomes(rewards=[1.0, 3.0]).metrics(loss=True) == {"reward_mean": 2.0, "reward_std": 1.0}
 
 
+def test_ratings_are_weighed_as_the_reward_is_and_missing_ones_left_out() -> None:
+    sequences = tuple(Rendered(None, [i + 1]) for i in range(4))
+    given = ((1.0, 4.0), (2.0, 2.0), (math.nan, 1.0), (5.0, 0.0))
+    outcomes = Outcomes.of([Example(sequences, (), 1, b"", given)], [[0.0, 1.5, 9.0, 3.5]], (1.0, 0.5))
+    metrics = outcomes.metrics(loss=True)
+    assert metrics["rating_loss"] == pytest.approx(((0 - 3) ** 2 + (1.5 - 3) ** 2 + (3.5 - 5) ** 2) / 3)
+    assert metrics["rating_correlation"] == pytest.approx(0.9042, abs=1e-4)  # of (0, 1.5, 3.5) and (3, 3, 5)
+
+
 def test_packs_and_examples_give_the_same() -> None:
     sequences = tuple(Rendered(None, [i + 1]) for i in range(3))
     examples = [
