@@ -46,7 +46,7 @@ def to_pairs(row: Any, line: int) -> tuple[PreferencePair, ...]:
             raise BadRow(MALFORMED, msg)
     prompt = turns_of(row.get("prompt"), "prompt")
     responses = _responses(row[RESPONSES])
-    quality = _quality(row, len(responses))
+    quality = quality_of(row, len(responses))
     source, category, subset = (label_of(row, column) for column in ("source", "category", "subset"))
 
     def pair(a: int, b: int) -> PreferencePair:
@@ -70,7 +70,7 @@ def _responses(value: Any) -> list[str]:
     return texts
 
 
-def _quality(row: Mapping[str, Any], n: int) -> list[float]:
+def quality_of(row: Mapping[str, Any], n: int) -> list[float]:
     """The higher the better."""
     given = [name for name in (_RANKS, _SCORES) if row.get(name) is not None]
     if len(given) != 1:
