@@ -23,6 +23,9 @@ from reward_model.checkpoint import Checkpoint, load
 from reward_model.errors import CheckpointRefused
 from reward_model.precision import DtypeName
 from reward_model.rendering import Rendered, Renderer
+from training.benchmarks.catalogue import BENCHMARKS
+from training.benchmarks.items import read_items
+from training.benchmarks.scored import BenchmarkFailed, run
 from training.data import RowReport, read_preferences
 from training.documents import write_document
 from training.evaluation import Comparison, Evaluation, Provenance
@@ -213,15 +216,26 @@ def _parser() -> argparse.ArgumentParser:
     add("--model_name_or_path", required=True, help="checkpoint: a directory or a hub name")
     add("--dataset_name", required=True, help="pairs: .jsonl, .jsonl.gz, .parquet, a hub name or name:split")
     add("--baseline", help="a second checkpoint, compared pair by pair on the same data")
+    add("--benchmark", choices=list(BENCHMARKS), help="score the rows by the rules of this benchmark")
     add("--output_file", type=Path, help="where the result goes as JSON")
     add("--max_length", type=_positive, help="read fewer tokens than the checkpoint's own limit")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--dtype", default="auto", choices=get_args(DtypeName), help="number format of the backbone")
     add("--batch_tokens", type=_positive, help="tokens per forward pass; default: 4096 on a CPU, else 16384")
-    add("--max_pairs", type=_positive, help="use only the first so many pairs")
+    add("--max_pairs", type=_positive, help="use only the first so many pairs (of a benchmark: rows)")
     add("--chat_template", type=Path, help="a Jinja file, for a foreign checkpoint without a template")
     add("--score_label", help="which label of a foreign head with several is the reward")
     return parser
+
+
+def _run_benchmark(flags: argparse.Namespace) -> str:
+    """The same as `_run` by the rules of a benchmark."""
+    benchmark = BENCHMARKS[flags.benchmark]
+    items = read_items(benchmark, flags.dataset_name, limit=flags.max_pairs)
+    report = run(benchmark, items, _load(flags.model_name_or_path, flags), batch_tokens=flags.batch_tokens)
+    if flags.output_file:
+        write_document(report.to_json() | {"dataset": flags.dataset_name}, flags.output_file)
+    return report.table()
 
 
 def _run(flags: argparse.Namespace) -> str:
@@ -243,14 +257,14 @@ def _run(flags: argparse.Namespace) -> str:
 
 
 def _evaluated(name: str, pairs: Sequence[PreferencePair], flags: argparse.Namespace) -> Evaluation:
-    """The evaluation of a checkpoint, which is let go of afterwards.
+    """The evaluation of a checkpoint, which is let go of afterwards."""
+    return evaluate(_load(name, flags), pairs, batch_tokens=flags.batch_tokens)
 
-    Raises:
-        CheckpointRefused: it must not be used; the message begins with its name.
-        EvaluationFailed: there is no result.
-    """
+
+def _load(name: str, flags: argparse.Namespace) -> Checkpoint:
+    """Raises CheckpointRefused, whose message begins with the checkpoint's name."""
     try:
-        checkpoint = load(
+        return load(
             name,
             device=flags.device,
             dtype=flags.dtype,
@@ -261,20 +275,22 @@ def _evaluated(name: str, pairs: Sequence[PreferencePair], flags: argparse.Names
     except CheckpointRefused as error:
         msg = f"{name}: {error}"
         raise CheckpointRefused(msg) from error
-    return evaluate(checkpoint, pairs, batch_tokens=flags.batch_tokens)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    flags = _parser().parse_args(argv)
+    parser = _parser()
+    flags = parser.parse_args(argv)
+    if flags.benchmark and flags.baseline:
+        parser.error("--baseline compares pairs: leave it out with --benchmark, or evaluate each checkpoint by itself")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        print(_run(flags))
+        print(_run_benchmark(flags) if flags.benchmark else _run(flags))
     except CheckpointRefused as error:
         print(error, file=sys.stderr)
         return REFUSED
-    except (DataError, EvaluationFailed, OSError) as error:
+    except (DataError, EvaluationFailed, BenchmarkFailed, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -192,7 +192,14 @@ def test_command_writes_the_document_and_shows_the_table(
 
 
 @pytest.mark.parametrize(
-    "flags", [["--batch_token", "5"], ["--unknown", "1"], ["--batch_tokens", "0"], ["--dtype", "x"]]
+    "flags",
+    [
+        ["--batch_token", "5"],
+        ["--unknown", "1"],
+        ["--batch_tokens", "0"],
+        ["--dtype", "x"],
+        ["--baseline", "b", "--benchmark", "rm_bench"],
+    ],
 )
 def test_unknown_and_malformed_flags_are_errors(
     bert: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
