@@ -1,4 +1,4 @@
-"""Raw rows of a data set, one at a time: JSON lines, Parquet, or a data set of the hub.
+"""Raw rows of a data set, one at a time: JSON lines, a JSON list, Parquet, or a data set of the hub.
 
 Knows file formats, not what a row means.
 """
@@ -22,6 +22,7 @@ from training.pairs import BadRow
 Row = tuple[int, Any]
 
 _JSON_LINES = (".jsonl", ".jsonl.gz")
+_JSON_LIST = ".json"
 _PARQUET = ".parquet"
 #: Of a data set of the hub.
 _SPLIT = "train"
@@ -37,23 +38,23 @@ def read_rows(name: str) -> Iterator[Row]:
     """Streams the rows of a data set.
 
     Args:
-        name: a .jsonl, .jsonl.gz or .parquet file, or a hub name (or a directory in the hub's layout), of which the
-            split `train` is read; `name:split` reads another.
+        name: a .jsonl, .jsonl.gz or .parquet file, a .json file with a list (held in memory as a whole), or a hub name
+            (or a directory in the hub's layout), of which the split `train` is read; `name:split` reads another.
 
     Yields:
-        Line number and row. A line that is not JSON is yielded as a `BadRow`.
+        Line number (in a list: place) and row. A line that is not JSON is yielded as a `BadRow`.
 
     Raises:
         DataError: there is no such data set, or its format is unknown or damaged.
     """
     path = Path(name).expanduser()
-    if path.name.endswith((*_JSON_LINES, _PARQUET)):
+    if path.name.endswith((*_JSON_LINES, _JSON_LIST, _PARQUET)):
         if not path.is_file():
             msg = f"{name}: there is no such file"
             raise DataError(msg)
-        return _parquet_rows(path) if path.suffix == _PARQUET else _json_rows(path)
+        return {_PARQUET: _parquet_rows, _JSON_LIST: _listed_rows}.get(path.suffix, _json_rows)(path)
     if path.is_file():
-        msg = f"{name}: of files, only {', '.join(_JSON_LINES)} and {_PARQUET} are read"
+        msg = f"{name}: of files, only {', '.join(_JSON_LINES)}, {_JSON_LIST} and {_PARQUET} are read"
         raise DataError(msg)
     return _hub_rows(name)
 
@@ -93,6 +94,18 @@ def _parse(line: bytes) -> Any:
         return json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return BadRow("malformed", f"not a line of JSON in UTF-8: {error}")
+
+
+def _listed_rows(path: Path) -> Iterator[Row]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{path}: not a readable JSON file ({error})"
+        raise DataError(msg) from error
+    if not isinstance(rows, list):
+        msg = f"{path}: a .json file must hold one list of rows, not {type(rows).__name__}; a row a line is .jsonl"
+        raise DataError(msg)
+    yield from enumerate(rows, start=1)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

@@ -35,6 +35,19 @@ def test_compressed_json_lines_are_the_same_rows(jsonl: Path) -> None:
     assert list(read_rows(str(packed))) == list(read_rows(str(jsonl)))
 
 
+def test_a_json_list_is_the_same_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS, indent=1), encoding="utf-8-sig")
+    assert list(read_rows(str(path))) == list(enumerate(ROWS, start=1))
+
+
+def test_a_json_file_that_holds_no_list_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('{"train": []}')
+    with pytest.raises(DataError, match="must hold one list of rows, not dict"):
+        list(read_rows(str(path)))
+
+
 def test_parquet_is_the_same_rows_over_several_batches(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     rows = ROWS * 500
@@ -77,7 +90,7 @@ def test_truncated_gzip_says_how_far_it_could_be_read(tmp_path: Path, jsonl: Pat
         list(read_rows(str(path)))
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.parquet"])
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json", "rows.parquet"])
 def test_file_of_another_format_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"this is text\n")
     with pytest.raises(DataError, match=name):
