@@ -97,7 +97,7 @@ def result(items: Sequence[Choice], scores: Sequence[Scores]) -> Scorecard:
         score=weighted(list(parts.values()), [1] * len(parts)),
         overall=accuracy(credits_, prompts),
         by_category=parts,
-        by_subset=by_subset,
+        by_subset={name: one for name, one in by_subset.items() if name != TIES},
         ties=sum(_tied(*one) for one in zip(items, scores, strict=True)),
         coverage=coverage,
         details={"ties_terms": ties and asdict(ties.terms)},

@@ -101,7 +101,8 @@ def weighted(parts: Sequence[Accuracy | None], weights: Sequence[float]) -> Accu
 
 def _rows(name: str, members: Mapping[str, Accuracy | None]) -> str:
     width = max(len(name), *map(len, members))
-    rows = [f"{key:<{width}}  {one.n if one else 0:>8,}  {_percent(one)}" for key, one in members.items()]
+    counts = {key: f"{one.n:,}" if one else "-" for key, one in members.items()}
+    rows = [f"{key:<{width}}  {counts[key]:>8}  {_percent(one)}" for key, one in members.items()]
     return "\n".join([f"{name:<{width}}  {'items':>8}  score [95 % interval]", *rows])
 
 
@@ -114,7 +115,8 @@ def _percent(one: Accuracy | None) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items())
+        nested = {name: f"({_shown(one)})" if isinstance(one, Mapping) else _shown(one) for name, one in value.items()}
+        return ", ".join(f"{name} {text}" for name, text in nested.items())
     if isinstance(value, list):
         return "; ".join(" ".join(map(_shown, row)) if isinstance(row, list) else _shown(row) for row in value)
     return "none" if value is None else f"{value:.1%}" if isinstance(value, float) else f"{value:,}"

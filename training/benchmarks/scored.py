@@ -138,7 +138,9 @@ def score_items(checkpoint: Checkpoint, items: Sequence[Item], *, batch_tokens: 
             truncated += sum(any(one.truncated for one in group) for group in rendered.values())
             bar.update(len(window) - len(rendered))
             values = score_groups(checkpoint.model, list(rendered.values()), batch_tokens, bar.update)
-            scores.update(zip(rendered, values, strict=True))
+            for i, own in zip(rendered, values, strict=True):
+                score_of = dict(zip(_different(items[i]), own, strict=True))
+                scores[i] = tuple(score_of[text] for text in items[i].responses)
     for i, own in scores.items():
         if not all(map(math.isfinite, own)):
             msg = f"the item at line {items[i].line} scores {own}: the model computes no finite reward for it"
@@ -150,7 +152,12 @@ def _render(renderer: Renderer, items: Mapping[int, Item], not_scored: RowReport
     rendered: dict[int, tuple[Rendered, ...]] = {}
     for i, item in items.items():
         try:
-            rendered[i] = render_responses(item.prompt, item.responses, renderer)
+            rendered[i] = render_responses(item.prompt, _different(item), renderer)
         except BadRow as error:
             not_scored.add(item.line, error)
     return rendered
+
+
+def _different(item: Item) -> list[str]:
+    """The candidates without repeats: the same text computed twice need not score the same to the last bit."""
+    return list(dict.fromkeys(item.responses))

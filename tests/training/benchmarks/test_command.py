@@ -153,6 +153,13 @@ def test_an_item_that_does_not_fit_counts_as_one_whose_candidates_are_all_the_sa
     assert four.to_json()["by_subset"]["Focus"]["accuracy"] == 0.25
 
 
+def test_the_same_response_twice_is_a_tie_to_the_last_bit(loaded: Checkpoint, tmp_path: Path) -> None:
+    rows = [pair(i, chosen=f"the same {i}", rejected=f"the same {i}") for i in range(20)]
+    report = run(REWARDBENCH, read_items(REWARDBENCH, write(tmp_path / "rows.jsonl", rows)), loaded)
+    assert (report.to_json()["ties"], report.to_json()["accuracy"]) == (20, 0)
+    assert all(one == other for one, other in report.scored.scores.values())
+
+
 def test_a_long_prompt_is_cut_once_for_all_candidates_and_counted(loaded: Checkpoint, tmp_path: Path) -> None:
     rows = [{**choice(1, "Math"), "prompt": TOO_LONG}, choice(2, "Math")]
     report = run(REWARDBENCH2, read_items(REWARDBENCH2, write(tmp_path / "rows.jsonl", rows)), loaded)

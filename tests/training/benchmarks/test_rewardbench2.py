@@ -140,6 +140,7 @@ def test_the_score_is_the_mean_of_six_subsets_however_many_items_each_has() -> N
     assert found.score.accuracy == pytest.approx((4 + 0.5 + ties) / 6)
     assert found.details["ties_terms"]["tied_accuracy"] == 1
     assert found.ties == 3
+    assert set(found.by_subset) == set(FIVE)
 
 
 def test_without_a_subset_there_is_no_score_and_ties_need_both_prompts() -> None:

@@ -56,6 +56,7 @@ def test_a_model_that_only_likes_style_is_right_where_it_is_easy() -> None:
     assert found.details["by_difficulty"] == {"easy": 1, "normal": 0, "hard": 0}
     assert found.score is not None
     assert found.score.accuracy == pytest.approx(1 / 3)
+    assert "by_difficulty  easy 100.0%, normal 0.0%, hard 0.0%" in found.table()
 
 
 def test_a_domain_counts_the_same_however_many_prompts_it_has() -> None:
