@@ -18,6 +18,7 @@ from reward_model.rendering import Rendered, Renderer
 from training.data import RowReport
 from training.likeness import common_beginning
 from training.pairs import IDENTICAL, NOT_RENDERABLE, TOO_LONG, BadRow, PreferencePair
+from training.progress import hidden
 
 #: Bytes that stand for a prompt: enough that among billions no two have the same.
 _DIGEST = 16
@@ -86,7 +87,7 @@ def render_examples(pairs: Iterable[PreferencePair], renderer: Renderer, report:
 
     A prompt is cut where it is too long; a response never is, so that one that is too long alone is a bad row.
     """
-    bar = tqdm(pairs, desc="rendering", unit="pair", disable=None)
+    bar = tqdm(pairs, desc="rendering", unit="pair", disable=hidden())
     for line, members in groupby(bar, key=lambda pair: pair.line):
         try:
             yield render_example(list(members), renderer)

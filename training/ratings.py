@@ -20,6 +20,7 @@ from training.data import RowReport, none_usable
 from training.examples import Comparison, Example, prompt_digest, prompt_tokens, render_responses
 from training.fingerprint import Fingerprint
 from training.pairs import MALFORMED, BadRow, check_renderable, columns_of, response_of, turns_of
+from training.progress import hidden
 from training.rows import read_rows
 
 
@@ -115,7 +116,7 @@ def render_rated(
     Of two responses to one prompt, rated in full, the one with the higher reward counts as chosen: that is what
     accuracy and calibration are measured on. The loss knows ratings only.
     """
-    bar = tqdm(rated, desc="rendering", unit="response", disable=None)
+    bar = tqdm(rated, desc="rendering", unit="response", disable=hidden())
     for prompt, run in groupby(bar, key=lambda one: one.prompt):
         members, sequences = _rendered(prompt, list(run), renderer, report)
         if not members:

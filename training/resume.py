@@ -51,7 +51,7 @@ def describe_run(args: RewardTrainingArguments, record: dict[str, Any]) -> dict[
     run = {
         "processes": args.world_size,
         "flags": {name: value for name, value in sorted(flags.items()) if not _FREE.fullmatch(name)},
-        "data": {name: record[name] for name in ("dataset_fingerprint", "pairs", "eval_pairs")},
+        "data": {name: record[name] for name in ("dataset_fingerprint", "pairs", "eval_fingerprint", "eval_pairs")},
         "base": {path.name: hash_file(path) for path in score_files(base)},
     }
     return dict(json.loads(json.dumps(run, default=str)))

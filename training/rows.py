@@ -17,6 +17,7 @@ from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from training.pairs import BadRow
+from training.progress import hidden
 
 #: Where a row stands, counted from 1, and the row itself, or what is wrong with the line.
 Row = tuple[int, Any]
@@ -137,4 +138,4 @@ def _hub_rows(name: str) -> Iterator[Row]:
 
 def _bar(name: str, *, total: int, unit: str = "row") -> "tqdm[Any]":
     """A bar for people who wait at a terminal."""
-    return tqdm(desc=name, total=total, unit=unit, unit_scale=True, delay=_PATIENCE, disable=None)
+    return tqdm(desc=name, total=total, unit=unit, unit_scale=True, delay=_PATIENCE, disable=hidden())
