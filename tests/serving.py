@@ -1,8 +1,9 @@
-"""A service over the stub scorer, in this process, started and ended the way a server does it."""
+"""A service in this process, over the stub scorer or another, started and ended the way a server does it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 from fastapi import FastAPI
@@ -11,6 +12,7 @@ from service.app import create_app
 from service.lifecycle import Phase
 from service.runtime import Runtime
 from service.scorer import Scorer
+from service.server import Server
 from service.settings import Settings
 from service.stub import StubScorer
 
@@ -48,3 +50,20 @@ async def serving(
     async with running(app) as client:
         await until_ready(app.state.runtime)
         yield client, app.state.runtime
+
+
+@contextmanager
+def listening(scorer: Scorer, **values: object) -> Iterator[tuple[str, Runtime]]:
+    """A server on a free loopback port, and what is behind it; does not wait until the model is loaded."""
+    settings = settings_with(port=0, **values)
+    app = create_app(settings, lambda: scorer)
+    server = Server(app, settings)
+    socket = server.config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}", app.state.runtime
+    finally:
+        server.should_exit = True
+        thread.join(20)
+    assert not thread.is_alive()

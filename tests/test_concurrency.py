@@ -2,38 +2,16 @@
 
 import asyncio
 import random
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import httpx
 import pytest
-from serving import settings_with
+from serving import listening
 
 from reward_model.records import Conversation, as_prompt
-from service.app import create_app
-from service.runtime import Runtime
-from service.server import Server
 from service.stub import StubScorer
 
 CLIENTS = 500
-
-
-@contextmanager
-def listening(scorer: StubScorer) -> Iterator[tuple[str, Runtime]]:
-    """A server on a free loopback port, and what is behind it."""
-    settings = settings_with(port=0)
-    app = create_app(settings, lambda: scorer)
-    server = Server(app, settings)
-    socket = server.config.bind_socket()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}", app.state.runtime
-    finally:
-        server.should_exit = True
-        thread.join(20)
-    assert not thread.is_alive()
 
 
 async def until_ready(client: httpx.AsyncClient) -> None:
