@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def requests(url: str, status: int) -> int:
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     counted = [one for one in lines if "duration_seconds_count" in one and f'status="{status}"' in one]
     return sum(int(float(one.split()[-1])) for one in counted if '"/score"' in one or '"/compare"' in one)
+
+
+def until_live(url: str) -> None:
+    """Waits until something listens at `url`."""
+    for _ in range(500):
+        with suppress(httpx.ConnectError):
+            if httpx.get(f"{url}/livez").status_code == 200:
+                return
+        time.sleep(0.02)
+    pytest.fail("the service does not listen")
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +153,11 @@ def test_a_service_that_never_gets_ready_is_waited_for_until_then() -> None:
     class Slow(StubScorer):
         @property
         def info(self) -> Any:
-            release.wait(5)
+            release.wait(30)
             return super().info
 
     with listening(Slow()) as (url, _), Client(url, timeout=0.5) as client:
+        until_live(url)
         with pytest.raises(TimedOut, match="503 Loading"):
             client.score([sample(1)])
         with pytest.raises(TimedOut, match="503 Loading"):
