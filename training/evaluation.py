@@ -1,6 +1,6 @@
 """The result of evaluating a checkpoint on a data set, as a document for machines and a table for people.
 
-Knows numbers only: how they came about is `training.evaluate`'s business.
+Knows numbers only: how they came about is `training.pairwise`'s business.
 """
 
 from collections.abc import Mapping, Sequence

@@ -22,7 +22,7 @@ from reward_model.template import ENCODER_TEMPLATE
 from training.arguments import RewardTrainingArguments
 from training.average import REFUSED, Options, average, main
 from training.data import NoPairs, read_preferences
-from training.evaluate import evaluate
+from training.pairwise import evaluate
 from training.train import train
 
 WORDS = ("red", "blue", "green", "small", "large", "old", "new")

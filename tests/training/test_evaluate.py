@@ -16,9 +16,11 @@ from reward_model.records import Message
 from reward_model.rendering import Renderer
 from reward_model.template import ENCODER_TEMPLATE
 from training.data import read_preferences
-from training.evaluate import REFUSED, EvaluationFailed, evaluate, main
+from training.evaluate import REFUSED, main
 from training.fingerprint import fingerprint
+from training.pair_scorer import EvaluationFailed
 from training.pairs import PreferencePair
+from training.pairwise import evaluate
 
 MAX_LENGTH = 100
 FITS = "short"
@@ -152,7 +154,7 @@ def test_pairs_that_have_to_be_scored_in_several_windows_keep_their_scores(
     loaded: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = evaluate(loaded, made_up_pairs())
-    monkeypatch.setattr("training.evaluate._WINDOW", 7)
+    monkeypatch.setattr("training.pairwise._WINDOW", 7)
     windowed = evaluate(loaded, made_up_pairs())
     assert (windowed.overall, windowed.by_source) == (usual.overall, usual.by_source)
     assert windowed.reward.deciles == pytest.approx(usual.reward.deciles, abs=1e-5)

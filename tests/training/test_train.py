@@ -17,8 +17,8 @@ from reward_model import checkpoint
 from reward_model.records import Conversation, as_prompt
 from training.arguments import RewardTrainingArguments
 from training.data import NoPairs, read_preferences
-from training.evaluate import evaluate
 from training.objectives import UnfitData
+from training.pairwise import evaluate
 from training.store import kept_while_used
 from training.train import main, train
 from training.trainer import TrainingFailed
