@@ -36,9 +36,9 @@ IN_FLIGHT, MAX_INPUTS, MAX_BYTES = 4, 64, 64 * 1024
 #: Said by a proxy while the service restarts, and by the service while it has too much to do or no model.
 _TRY_AGAIN = frozenset({502, 503})
 _CONNECTION_FAILED = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
-#: Seconds: the shortest pause between two attempts, the longest, and that between two looks whether it is ready; to
-#: connect; to keep an idle connection, which the service does for 75.
-_PAUSE, _LONGEST_PAUSE, _LOOK, _CONNECT, _KEEP_ALIVE = 0.1, 2.0, 0.25, 5.0, 60.0
+#: Seconds: the first pause between two attempts and the longest; to connect; to keep an idle connection, which the
+#: service does for 75.
+_PAUSE, _LONGEST_PAUSE, _CONNECT, _KEEP_ALIVE = 0.1, 2.0, 5.0, 60.0
 #: Where in a request something is, which is all that a problem says of its content.
 _PLACE = re.compile(r"\b(inputs|comparisons)\[(\d+)\]")
 #: What a route's items are called, and what there is one of for each of them.
@@ -165,7 +165,7 @@ class AsyncClient(_Calls[Coroutine[Any, Any, Answer]], AbstractAsyncContextManag
         call, deadline = uuid4().hex, time.monotonic() + (self._timeout if seconds is None else seconds)
         if options is None:
             request = self._http.build_request("GET", path, headers={"X-Request-Id": call})
-            return _parsed(await self._send(request, deadline, pause=None if seconds is None else _LOOK))
+            return _parsed(await self._send(request, deadline, obedient=seconds is None))
         key, results = _NAMES[path]
         parts, answers = _divide(key, items, *self._limits), dict[int, Answer]()
 
@@ -185,8 +185,8 @@ class AsyncClient(_Calls[Coroutine[Any, Any, Answer]], AbstractAsyncContextManag
             await asyncio.gather(*workers, return_exceptions=True)
         return _joined([answers[start] for start in sorted(answers)])
 
-    async def _send(self, request: httpx.Request, deadline: float, pause: float | None = None) -> httpx.Response:
-        """Sends until the answer is final; `pause` is between attempts whatever the service asks for."""
+    async def _send(self, request: httpx.Request, deadline: float, *, obedient: bool = True) -> httpx.Response:
+        """Sends until the answer is final; not sooner again than the service asks for, if `obedient`."""
         why, backoff = "nothing came back", _PAUSE
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline - time.monotonic()), self._slots:
@@ -200,9 +200,8 @@ class AsyncClient(_Calls[Coroutine[Any, Any, Answer]], AbstractAsyncContextManag
                         if response.status_code not in _TRY_AGAIN:
                             return response
                         asked = response.headers.get("Retry-After", "")
-                        why, wait = str(Refused(response)), float(asked) if asked.isdecimal() else 0.0
-                    # At least as long as it asks for, and not everybody at once.
-                    wait = pause or wait + random.uniform(0.5, 1) * backoff  # noqa: S311
+                        why, wait = str(Refused(response)), float(asked) if obedient and asked.isdecimal() else 0.0
+                    wait += random.uniform(0.5, 1) * backoff  # noqa: S311 - so that not everybody comes at once
                     backoff = min(2 * backoff, _LONGEST_PAUSE)
                     if time.monotonic() + wait >= deadline:
                         break

@@ -24,6 +24,8 @@ from service.client import AsyncClient, BadAnswer, Client, Refused, TimedOut, _d
 from service.runtime import Runtime
 from service.stub import StubScorer
 
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "client.md"
 SCORER = StubScorer(max_length=64)
 OVERLOADED = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
 BROKEN_OFF = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
@@ -319,3 +321,15 @@ def test_the_file_works_alone_and_loads_nothing_of_this_project(tmp_path: Path) 
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import rewards; print({heavy!r} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("example", PAGE.read_text(encoding="utf-8").split("```python\n")[1:], ids=("sync", "async"))
+def test_the_examples_of_the_page_run(url: str, example: str, tmp_path: Path) -> None:
+    code, _, _ = example.partition("```")
+    script = tmp_path / "example.py"
+    script.write_text(code.replace("http://127.0.0.1:8000", url))
+    run = subprocess.run(
+        [sys.executable, script], check=False, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout
