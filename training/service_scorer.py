@@ -1,12 +1,15 @@
 """A running service as the scorer of an evaluation: the rewards that its callers get, over HTTP.
 
-Each pair is a request of its own, many under way at once: the service batches them itself, and a pair that it refuses
-takes no other with it. Knows the client and what its errors say about a pair, not how rewards come about.
+A few pairs are asked for at once. One that the service refuses is left out and the others are asked for again, so that
+there are as many requests more as there are such pairs; they are refused before anything is computed. Knows the client
+and what its errors say about a pair, not how rewards come about.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 
 from service.client import Answer, Client, Refused, RewardServiceError
@@ -15,10 +18,10 @@ from training.evaluation import Provenance
 from training.pair_scorer import EvaluationFailed, ScoredPair
 from training.pairs import NOT_RENDERABLE, TOO_LONG, BadRow, PreferencePair, Reason
 
-#: Pairs under way at once: some 20,000 tokens, so that a GPU's next batch is never short, while a service that computes
-#: no more than 330 a second still answers each within RM_TIMEOUT_SECONDS.
-IN_FLIGHT = 32
-#: Seconds to wait for a service that still loads its model, and for one pair however busy it is.
+#: Requests under way at once, and pairs in each: some 20,000 tokens in all, so that a GPU's next batch is not short,
+#: while a service that computes no more than 330 a second still answers within RM_TIMEOUT_SECONDS.
+IN_FLIGHT, PAIRS = 4, 8
+#: Seconds to wait for a service that still loads its model, and for a few pairs however busy it is.
 _READY, _PATIENCE = 300.0, 3600.0
 #: Problems that are one pair's; all others of that kind are faults, of the service or of ours.
 _REASONS: dict[str, Reason] = {
@@ -81,43 +84,66 @@ class ServiceScorer:
         self, pairs: Mapping[int, PreferencePair], not_scored: RowReport, done: Callable[[int], object]
     ) -> dict[int, ScoredPair]:
         """See `PairScorer`."""
-        scored: dict[int, ScoredPair] = {}
+        parts = [list(part) for _, part in groupby(pairs.values(), key=lambda pair: bool(pair.prompt))]
+        parts = [part[start : start + PAIRS] for part in parts for start in range(0, len(part), PAIRS)]
+        outcomes: list[ScoredPair | BadRow] = []
         with ThreadPoolExecutor(IN_FLIGHT) as threads:
-            outcomes = threads.map(self._score, pairs.values())
-            for (i, pair), outcome in zip(pairs.items(), outcomes, strict=True):
-                if isinstance(outcome, BadRow):
-                    not_scored.add(pair.line, outcome)
-                else:
-                    scored[i] = outcome
-                done(1)
-        return scored
+            for part in threads.map(self._score, parts):
+                outcomes += part
+                done(len(part))
+        for pair, outcome in zip(pairs.values(), outcomes, strict=True):
+            if isinstance(outcome, BadRow):
+                not_scored.add(pair.line, outcome)
+        return {i: one for i, one in zip(pairs, outcomes, strict=True) if isinstance(one, ScoredPair)}
 
-    def _score(self, pair: PreferencePair) -> ScoredPair | BadRow:
+    def _score(self, pairs: list[PreferencePair]) -> list[ScoredPair | BadRow]:
+        """What becomes of each of `pairs`, all of which have a prompt or none has."""
+        if not pairs:
+            return []
         try:
-            answer, result = self._compare(pair)
+            answer, scores, truncated = self._compare(pairs) if pairs[0].prompt else self._score_alone(pairs)
         except Refused as refused:
-            if refused.index is None or refused.type not in _REASONS:
-                msg = f"the pair at line {pair.line}: {refused}"
-                raise EvaluationFailed(msg) from refused
-            _, _, what = refused.detail.partition(": ")
-            return BadRow(_REASONS[refused.type], what)
+            which, bad = _blamed(refused, pairs)
+            others = self._score(pairs[:which] + pairs[which + 1 :])
+            return [*others[:which], bad, *others[which:]]
         if answer["fingerprint"] != self._model["fingerprint"]:
             msg = f"the service has changed its model from {self._model['fingerprint']} to {answer['fingerprint']}"
             raise EvaluationFailed(msg)
-        chosen, rejected = result["scores"]
-        return ScoredPair(pair, chosen, rejected, any(result["truncated"]))
+        rewards = zip(pairs, scores[::2], scores[1::2], truncated, strict=True)
+        return [ScoredPair(*one) for one in rewards]
 
-    def _compare(self, pair: PreferencePair) -> tuple[Answer, Answer]:
-        """The answer, and what of it is about the two responses."""
-        turns = [{"role": message.role, "content": message.content} for message in pair.prompt]
-        responses = [pair.chosen, pair.rejected]
-        if turns:
-            answer = self._client.compare([{"prompt": turns, "responses": responses}], truncate=True)
-            return answer, answer["results"][0]
-        # Without a prompt there is nothing to compare to, and nothing to cut.
-        messages = [[{"role": "assistant", "content": response}] for response in responses]
-        answer = self._client.score([{"messages": one} for one in messages])
-        return answer, answer
+    def _compare(self, pairs: Sequence[PreferencePair]) -> tuple[Answer, list[float], list[bool]]:
+        """The answer, two scores for each pair, and whether its prompt was cut."""
+        comparisons = [
+            {"prompt": [asdict(message) for message in pair.prompt], "responses": [pair.chosen, pair.rejected]}
+            for pair in pairs
+        ]
+        answer = self._client.compare(comparisons, truncate=True)
+        results = answer["results"]
+        return answer, [x for one in results for x in one["scores"]], [any(one["truncated"]) for one in results]
+
+    def _score_alone(self, pairs: Sequence[PreferencePair]) -> tuple[Answer, list[float], list[bool]]:
+        """The same for pairs without a prompt, which nothing can be compared on and nothing be cut of."""
+        responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+        inputs = [{"messages": [{"role": "assistant", "content": text}]} for text in responses]
+        answer = self._client.score(inputs)
+        return answer, answer["scores"], [False] * len(pairs)
+
+
+def _blamed(refused: Refused, pairs: Sequence[PreferencePair]) -> tuple[int, BadRow]:
+    """Which of `pairs` was refused, and why.
+
+    Raises:
+        EvaluationFailed: none in particular, or the fault is not the pair's.
+    """
+    if refused.index is None:
+        raise EvaluationFailed(str(refused)) from refused
+    which = refused.index if pairs[0].prompt else refused.index // 2
+    if refused.type not in _REASONS:
+        msg = f"the pair at line {pairs[which].line}: {refused}"
+        raise EvaluationFailed(msg) from refused
+    _, _, what = refused.detail.partition(": ")
+    return which, BadRow(_REASONS[refused.type], what)
 
 
 def _first_key(path: Path) -> str:
