@@ -147,7 +147,7 @@ class AsyncClient(_Calls[Coroutine[Any, Any, Answer]], AbstractAsyncContextManag
         self._slots = asyncio.Semaphore(in_flight)
         self._http = httpx.AsyncClient(
             base_url=url,
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            headers={"Authorization": f"Bearer {api_key.strip()}"} if api_key else {},
             timeout=httpx.Timeout(None, connect=_CONNECT),
             limits=httpx.Limits(max_connections=in_flight, keepalive_expiry=_KEEP_ALIVE),
             transport=transport,

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from gates import DROP, gate
-from serving import listening
+from serving import listening, serving
 
 from reward_model.records import Conversation, as_prompt
 from service import client as client_module
@@ -230,12 +230,21 @@ def test_a_score_that_cannot_be_computed_is_an_error_at_its_place() -> None:
 
 def test_a_key_is_sent_and_a_wrong_one_refused(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("right\n")
-    with listening(SCORER, api_key_file=tmp_path / "keys") as (url, _), Client(url, api_key="right") as client:
+    with listening(SCORER, api_key_file=tmp_path / "keys") as (url, _), Client(url, api_key="right\n") as client:
         assert client.wait_until_ready(10)["max_length"] == 64
         assert client.score([sample(1)])["scores"] == [right_score(1)]
         for key in ("wrong", None):
             with Client(url, api_key=key) as other, pytest.raises(Refused, match="401 Unauthorized"):
                 other.score([sample(1)])
+
+
+def test_an_application_in_this_process_needs_no_socket() -> None:
+    async def main() -> list[float]:
+        async with serving(lambda: SCORER) as (inside, _):
+            client = AsyncClient("http://service", transport=inside._transport, max_inputs=3)
+            return list((await client.score([sample(i) for i in range(10)]))["scores"])
+
+    assert asyncio.run(main()) == [right_score(i) for i in range(10)]
 
 
 def test_requests_larger_than_a_service_takes_are_refused_and_smaller_ones_go_through() -> None:
