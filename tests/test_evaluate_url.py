@@ -88,7 +88,7 @@ def rounded(document: Any) -> Any:
 
 
 def test_the_command_writes_the_same_document_for_a_service(url: str, directory: Path, tmp_path: Path) -> None:
-    alone = [PreferencePair((), f"one {i}", TOO_LONG if i == 4 else "other", None, "a", None, i) for i in range(9)]
+    alone = [PreferencePair((), f"one {i}", TOO_LONG if i == 1 else "other", None, "a", None, i) for i in range(9)]
     dataset = write(tmp_path / "pairs.jsonl", [*alone[:4], *made_up_pairs(), *alone[4:]])
     here, there = tmp_path / "here.json", tmp_path / "there.json"
     common = ["--dataset_name", dataset, "--output_file"]

@@ -123,10 +123,10 @@ class ServiceScorer:
         return answer, [x for one in results for x in one["scores"]], [any(one["truncated"]) for one in results]
 
     def _score_alone(self, pairs: Sequence[PreferencePair]) -> tuple[Answer, list[float], list[bool]]:
-        """The same for pairs without a prompt, which nothing can be compared on and nothing be cut of."""
+        """The same for pairs without a prompt, which POST /compare does not take."""
         responses = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
         inputs = [{"messages": [{"role": "assistant", "content": text}]} for text in responses]
-        answer = self._client.score(inputs)
+        answer = self._client.score(inputs, truncate=True)
         return answer, answer["scores"], [False] * len(pairs)
 
 
