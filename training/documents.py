@@ -21,6 +21,20 @@ def write_document(document: dict[str, Any], path: Path) -> None:
         file.write(text.encode())
 
 
+def read_document(path: Path, version: int) -> dict[str, Any]:
+    """What was written to `path`, without its `format_version`.
+
+    Raises:
+        ValueError: it is no JSON document of that version.
+    """
+    document = json.loads(path.read_text(encoding="utf-8"))
+    found = document.pop("format_version", None) if isinstance(document, dict) else None
+    if found != version:
+        msg = f"its format version is {found!r}, this release reads {version}"
+        raise ValueError(msg)
+    return dict(document)
+
+
 @contextmanager
 def replaced_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """Yields an empty file that takes the place of `path`, with `mode`, when the block ends without an error."""

@@ -51,6 +51,7 @@ class Example:
         prompt: what the prompt can be told by.
         ratings: for each sequence one number for each attribute, NaN where nobody rated; empty without attributes.
         prompt_tokens: with how many tokens of the prompt every sequence begins.
+        source, category: labels to report results by.
     """
 
     sequences: tuple[Rendered, ...]
@@ -59,6 +60,8 @@ class Example:
     prompt: bytes
     ratings: tuple[tuple[float, ...], ...] = ()
     prompt_tokens: int = 0
+    source: str | None = None
+    category: str | None = None
 
 
 class SequencesOf(Sequence[Sequence[Rendered]]):
@@ -111,7 +114,16 @@ def render_example(pairs: Sequence[PreferencePair], renderer: Renderer) -> Examp
             msg = "both responses render to the same tokens"
             raise BadRow(IDENTICAL, msg)
     own = prompt_tokens(sequences, responses, renderer)
-    return Example(sequences, comparisons, pairs[0].line, prompt_digest(pairs[0].prompt), prompt_tokens=own)
+    first = pairs[0]
+    return Example(
+        sequences,
+        comparisons,
+        first.line,
+        prompt_digest(first.prompt),
+        prompt_tokens=own,
+        source=first.source,
+        category=first.category,
+    )
 
 
 def render_responses(prompt: Prompt, responses: Sequence[str], renderer: Renderer) -> tuple[Rendered, ...]:

@@ -54,14 +54,14 @@ def evaluate_with(scorer: PairScorer, pairs: Sequence[PreferencePair], *, progre
         EvaluationFailed: no pair could be scored, or a score is not finite.
     """
     not_scored = RowReport(rows=len(pairs))
-    scored = _score_pairs(scorer, pairs, not_scored, progress=progress)
+    scored = score_pairs(scorer, pairs, not_scored, progress=progress)
     if not scored:
         msg = f"not one pair could be scored\n{not_scored.table()}" if pairs else "there are no pairs"
         raise EvaluationFailed(msg)
     return _summarise(scorer.provenance(fingerprint(pairs)), pairs, scored, not_scored)
 
 
-def _score_pairs(
+def score_pairs(
     scorer: PairScorer, pairs: Sequence[PreferencePair], not_scored: RowReport, *, progress: bool
 ) -> dict[int, ScoredPair]:
     """The pairs that can be scored, by index; the others go to the report."""

@@ -94,7 +94,7 @@ def prepare(args: RewardTrainingArguments, renderer: Renderer, directory: Path) 
         "bad_rows": source.report.to_json(),
         "lengths": source.lengths_record(),
         "eval_dataset": eval_name or f"{args.eval_fraction:.0%} of the prompts, seed {args.seed}",
-        "eval_fingerprint": evaluation.fingerprint if evaluation else None,
+        "eval_dataset_fingerprint": evaluation.fingerprint if evaluation else None,
         "eval_pairs": validation.count_comparisons(),
         "eval_bad_rows": eval_report.to_json(),
         "eval_lengths": evaluation.lengths_record() if evaluation else None,

@@ -39,6 +39,10 @@ class ResumeRefused(ValueError):
     """There is nothing that this run can be resumed from; the message says why and what to do."""
 
 
+#: Of the record of a run's data.
+_DATA = ("dataset_fingerprint", "pairs", "eval_dataset_fingerprint", "eval_pairs")
+
+
 def describe_run(args: RewardTrainingArguments, record: dict[str, Any]) -> dict[str, Any]:
     """What a run is told by: two of which this is the same give the same weights.
 
@@ -51,7 +55,9 @@ def describe_run(args: RewardTrainingArguments, record: dict[str, Any]) -> dict[
     run = {
         "processes": args.world_size,
         "flags": {name: value for name, value in sorted(flags.items()) if not _FREE.fullmatch(name)},
-        "data": {name: record[name] for name in ("dataset_fingerprint", "pairs", "eval_fingerprint", "eval_pairs")},
+        "data": {
+            name: record[name] for name in ("dataset_fingerprint", "pairs", "eval_dataset_fingerprint", "eval_pairs")
+        },
         "base": {path.name: hash_file(path) for path in score_files(base)},
     }
     return dict(json.loads(json.dumps(run, default=str)))

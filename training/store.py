@@ -4,6 +4,7 @@ What training needs is a few arrays of numbers; the texts are not kept. Knows ex
 come from.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ _COMPARISON = np.dtype([("chosen", "<u4"), ("rejected", "<u4"), ("margin", "<f8"
 
 #: Files of which a row belongs to an example, and those of which it belongs to a sequence; an empty row of `segments`
 #: or `ratings` stands for none.
-_BY_EXAMPLE = {"comparisons": _COMPARISON, "truncated": np.dtype("?")}
+_BY_EXAMPLE = {"comparisons": _COMPARISON, "truncated": np.dtype("?"), "labels": np.dtype("u1")}
 _BY_SEQUENCE = {"tokens": np.dtype("<u4"), "segments": np.dtype("u1"), "ratings": np.dtype("<f8")}
 _HEADS = "heads"
 
@@ -40,7 +41,9 @@ class ExampleStore(Sequence[Example]):
     def __init__(self, directory: Path, places: NDArray[np.int64] | None = None) -> None:
         self._directory = directory
         self._heads = column(directory / _HEADS, _HEAD)
-        self._comparisons, self._truncated = (Rows(directory / name, kind) for name, kind in _BY_EXAMPLE.items())
+        self._comparisons, self._truncated, self._labels = (
+            Rows(directory / name, kind) for name, kind in _BY_EXAMPLE.items()
+        )
         self._tokens, self._segments, self._ratings = (
             Rows(directory / name, kind) for name, kind in _BY_SEQUENCE.items()
         )
@@ -72,6 +75,7 @@ class ExampleStore(Sequence[Example]):
             head["prompt"].tobytes(),
             ratings if any(ratings) else (),
             int(head["prompt_tokens"]),
+            *json.loads(self._labels[place].tobytes()),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -122,6 +126,7 @@ def write(examples: Iterable[Example], directory: Path) -> ExampleStore:
             rows["comparisons"].append(
                 [(c.chosen, c.rejected, math.nan if c.margin is None else c.margin, c.label) for c in one.comparisons]
             )
+            rows["labels"].append(list(json.dumps([one.source, one.category]).encode()))
             rows["truncated"].append([sequence.truncated for sequence in one.sequences])
             for sequence in one.sequences:
                 rows["tokens"].append(sequence.token_ids)

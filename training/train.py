@@ -44,6 +44,7 @@ from training.optimizers import ordered_layers
 from training.outcomes import Outcomes
 from training.prepare import Data, check_readable, prepare
 from training.processes import FailedElsewhere, gathered, together
+from training.report.run import report_run
 from training.resume import ResumeRefused, choose, describe_run
 from training.rows import DataError
 from training.sharding import CannotDivide, gather
@@ -188,6 +189,7 @@ def _finish(
             "flags": _flags(trainer.args),
         },
     )
+    report_run(directory, manifest, trainer.args, trainer.state.log_history, data.validation, outcomes)
     if noise:
         noise.write(Path(str(trainer.args.label_noise_file)).expanduser())
     return manifest

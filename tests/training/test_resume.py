@@ -108,7 +108,7 @@ def test_resuming_with_other_flags_or_data_is_an_error_and_with_freed_ones_is_no
     runs.write_pairs(held_out, range(200, 212))
     other = runs.argv(tmp_path, "out", pairs=8, **SAVING, eval_dataset_name=held_out, resume_from_checkpoint=AUTO)
     assert main(other) == 1
-    assert "eval_fingerprint was" in capsys.readouterr().err
+    assert "eval_dataset_fingerprint was" in capsys.readouterr().err
     free = {"save_steps": 5, "save_total_limit": 1, "logging_steps": 2, "eval_strategy": "no", "max_batch_tokens": 999}
     assert main(runs.argv(tmp_path, "out", pairs=8, **SAVING | free, resume_from_checkpoint=AUTO)) == 0
 

@@ -32,7 +32,9 @@ def example(line: int, lengths: list[int], *, ratings: bool = False, segments: b
     last = len(lengths) - 1
     comparisons = (Comparison(0, last), Comparison(last, 0, -0.1, 0.7)) if last else ()
     rated = tuple((float(i), 0.1) for i in range(len(lengths))) if ratings else ()
-    return Example(sequences, comparisons, line, bytes([line % 250]) * 15 + b"\0", rated, 2)
+    return Example(
+        sequences, comparisons, line, bytes([line % 250]) * 15 + b"\0", rated, 2, "é" if rated else None, "\n"
+    )
 
 
 EXAMPLES = [
