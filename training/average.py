@@ -37,6 +37,8 @@ from training.examples import SequencesOf
 from training.finish import NO_SPREAD, calibration_of, prompts_of, write_checkpoint
 from training.outcomes import Outcomes
 from training.parents import Parent, read_parents
+from training.report.verdicts import DataSet, Verdicts
+from training.report.writer import write_beside
 from training.rows import DataError
 from training.scoring import score_groups
 from training.source import Reading, Source, read_source
@@ -93,7 +95,7 @@ def average(names: Sequence[str], output_dir: Path, dataset: str, options: Optio
         model = _averaged(parents, Path(staging), options)
         outcomes = _outcomes(model, held_out, options)
         _check_usable(outcomes)
-        return write_checkpoint(
+        manifest = write_checkpoint(
             model,
             tokenizer,
             target,
@@ -102,6 +104,9 @@ def average(names: Sequence[str], output_dir: Path, dataset: str, options: Optio
             calibration=calibration_of(outcomes, held_out.examples),
             record=_record(parents, members, outcomes, held_out) | _record_of(dataset, held_out),
         )
+        data = DataSet.named(dataset, held_out.fingerprint)
+        write_beside(target, manifest, None, Verdicts.of_examples(data, held_out.examples, outcomes))
+        return manifest
 
 
 def _read(

@@ -9,6 +9,7 @@ from training.report.verdicts import Verdicts
 _TITLE = "Reliability"
 _HISTOGRAM = "How sure the model is"
 _NARROW = 20
+_SURE = "predicted probability of the winner"
 _NO_SCORES = "no pair was scored."
 
 
@@ -20,8 +21,9 @@ def reliability_figure(verdicts: Verdicts | None, temperature: float) -> Figure 
     bins = reliability(scored, temperature)
     plain = reliability(scored, 1.0) if temperature != 1 else []
     heights = [y for one in bins for y in one.interval] + [one.agreement for one in plain]
-    plot = Plot(Axis(share(0.5), "predicted probability of the winner"), Axis(share(min(heights)), "came true"), 250)
-    plot.line([(0.5, 0.5), (1, 1)], "quiet dashed")
+    across = share(0.5, max(one.confidence for one in bins + plain))
+    plot = Plot(Axis(across, _SURE), Axis(share(min(heights)), "came true"), 250)
+    plot.line([(0.5, 0.5), (across.high, across.high)], "quiet dashed")
     plot.dots([(one.confidence, one.agreement) for one in plain], "second hollow")
     for one in bins:
         plot.whisker(one.confidence, *one.interval, "first")
@@ -43,15 +45,16 @@ def confidence_histogram(verdicts: Verdicts | None, temperature: float) -> Figur
     scored = verdicts.scored if verdicts else ()
     if not scored:
         return Missing(_HISTOGRAM, _NO_SCORES)
-    counts = [0] * _NARROW
-    for one in scored:
-        counts[min(_NARROW - 1, int((confidence(one, temperature) - 0.5) * 2 * _NARROW))] += 1
-    edges = [0.5 + i / (2 * _NARROW) for i in range(_NARROW + 1)]
-    plot = Plot(Axis(share(0.5), "predicted probability of the winner"), Axis(linear([0, *counts]), "pairs"), 250)
+    confidences = [confidence(one, temperature) for one in scored]
+    across, counts = share(0.5, max(confidences)), [0] * _NARROW
+    for one in confidences:
+        counts[min(_NARROW - 1, int(across.place(one) * _NARROW))] += 1
+    edges = [0.5 + (across.high - 0.5) * i / _NARROW for i in range(_NARROW + 1)]
+    plot = Plot(Axis(across, _SURE), Axis(linear([0, *counts]), "pairs"), 250)
     for low, high, n in zip(edges, edges[1:], counts, strict=False):
         if n:
             plot.box((low, 0), (high, n), "first")
-    sure = sum(confidence(one, temperature) >= 0.9 for one in scored)
+    sure = sum(one >= 0.9 for one in confidences)
     text = (
         f"Of {len(scored):,} pairs the model gives {sure:,} ({percent(sure / len(scored))}) a probability"
         " of 0.9 or more, whoever is right."

@@ -63,14 +63,9 @@ def _curve(
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """A moving average over a tenth of the points, three or more; narrower towards the ends, centred everywhere."""
-    reach = max(1, len(points) // 20)
-    result = []
-    for i, (x, _) in enumerate(points):
-        here = min(reach, i, len(points) - 1 - i)
-        around = [y for _, y in points[i - here : i + here + 1]]
-        result.append((x, fmean(around)))
-    return result
+    """A moving average over a tenth of the points around each, five or more; of fewer at the ends."""
+    reach = max(2, len(points) // 20)
+    return [(x, fmean(y for _, y in points[max(0, i - reach) : i + reach + 1])) for i, (x, _) in enumerate(points)]
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:

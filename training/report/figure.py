@@ -71,6 +71,11 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
+def decimal(value: float, digits: int = 3, sign: str = "") -> str:
+    """With so many decimals."""
+    return f"{value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
 def interval(bounds: tuple[float, float]) -> str:
     """A 95 % interval of shares."""
     low, high = bounds

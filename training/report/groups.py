@@ -1,5 +1,6 @@
 """Accuracy by label of the data set: a row for each, with its interval drawn. Knows verdicts, not models."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from training.report.figure import Missing, interval, percent
@@ -18,12 +19,10 @@ def group_table(verdicts: Verdicts | None, name: str, label: Callable[[Verdict],
     members = verdicts.by(label) if verdicts else {}
     if not members:
         why = f"no pair has a {name}." if verdicts else "no pair was scored."
-        return element("section", Missing(title, why).html(), class_="group")
+        return Missing(title, why).html()
     shown = _largest(members)
-    head = element(
-        "tr",
-        *(element("th", text, scope="col") for text in (words(name), "pairs", "accuracy", "95 % interval", _axis())),
-    )
+    texts = (words(name), "pairs", "accuracy, 95 % interval", _axis())
+    head = element("tr", *(element("th", text, scope="col") for text in texts))
     rows = (_row(key, one) for key, one in shown.items())
     table = element("table", element("thead", head), element("tbody", *rows), class_="drawn")
     left_out = len(members) - len(shown)
@@ -37,9 +36,11 @@ def _largest(members: Mapping[str, Accuracy]) -> dict[str, Accuracy]:
 
 
 def _row(key: str, one: Accuracy) -> str:
-    cells = (f"{one.n:,}", percent(one.accuracy), interval(one.accuracy_interval))
-    drawn = element("td", _strip(one))
-    return element("tr", element("th", words(key), scope="row"), *(element("td", text) for text in cells), drawn)
+    bounds = element("span", f" ({interval(one.accuracy_interval)})", class_="more")
+    # Names are long and have no spaces: they may be broken where their parts meet.
+    name = re.sub(r"(?<=\w[_/.-])(?=\w)", "<wbr>", words(key))
+    cells = (f"{one.n:,}", percent(one.accuracy) + bounds, _strip(one))
+    return element("tr", element("th", name, scope="row"), *(element("td", text) for text in cells))
 
 
 def _place(value: float) -> float:

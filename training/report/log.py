@@ -84,7 +84,8 @@ def read_log(path: Path) -> TrainingLog | None:
 
 def hardware(device: torch.device) -> str:
     """The device and the processor, in words."""
-    processor = f"{_processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    processor = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
     return f"{torch.cuda.get_device_name(device)}; {processor}" if device.type == "cuda" else processor
 
 

@@ -3,10 +3,15 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
+from training.arguments import RewardTrainingArguments
 from training.report.subject import Subject
 
+_FIRST = ("model_name_or_path", "dataset_name", "eval_dataset_name")
+#: transformers fills in some flags that nobody gave, with what they stand for anyway.
+_DEFAULTS = {flag.name: flag.default for flag in fields(RewardTrainingArguments)}
 #: Versions are listed under these names.
 _PACKAGES = {"reward_model": "reward-model-service"}
 
@@ -18,8 +23,12 @@ def command(subject: Subject) -> str | None:
         return None
     processes = subject.log.processes if subject.log else 1
     program = f"torchrun --nproc_per_node {processes}" if processes > 1 else "python"
-    given = {**flags, "output_dir": subject.name}
-    lines = [f"--{name} {_argument(value)}" for name, value in given.items()]
+    first = {name: flags[name] for name in _FIRST if name in flags} | {"output_dir": subject.name}
+    lines = [
+        f"--{name} {_argument(v)}"
+        for name, v in (first | flags).items()
+        if name in first or v not in ("", [], _DEFAULTS.get(name))
+    ]
     return " \\\n    ".join([f"{program} -m training.train", *lines])
 
 
@@ -35,9 +44,9 @@ def _data(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "rows not used", _rows(record.get("bad_rows"))
     if "eval_dataset" in record:
         yield "held-out data", f"{record['eval_dataset']}: {record['eval_pairs']:,} pairs"
+        if identity := record.get("eval_dataset_fingerprint"):
+            yield "its fingerprint", str(identity)
         yield "rows not used", _rows(record.get("eval_bad_rows"))
-    if identity := record.get("eval_dataset_fingerprint"):
-        yield "its fingerprint", str(identity)
 
 
 def _making(subject: Subject) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from itertools import starmap
 
 from training.report.confidence import confidence_histogram, reliability_figure
 from training.report.curves import accuracy_curve, loss_curve
-from training.report.figure import interval, percent
+from training.report.figure import decimal, interval, percent
 from training.report.gain import best_of_figure
 from training.report.groups import group_table
 from training.report.markup import element, words
@@ -52,9 +52,9 @@ def measured_on(subject: Subject) -> str:
     else:
         parts.append("Whether the model was trained on some of them is not known here.")
     if left:
-        parts.append(f"{left:,} pairs could not be scored and count 0.5.")
+        parts.append(f"Pairs that could not be scored, and count 0.5: {left:,}.")
     if subject.not_used:
-        parts.append(f"{subject.not_used:,} rows of the data set could not be used.")
+        parts.append(f"Rows of the data set that could not be used: {subject.not_used:,}.")
     return " ".join(parts)
 
 
@@ -80,9 +80,7 @@ def tiles(subject: Subject) -> list[tuple[str, str, str]]:
     found.append(("temperature", shown if calibration.calibrated else "not calibrated", doubt))
     if subject.manifest and subject.manifest.reward:
         reward = subject.manifest.reward
-        found.append(
-            ("reward", f"{reward.mean:.2f} ± {reward.std:.2f}".replace("-", "\N{MINUS SIGN}"), "mean, deviation")
-        )
+        found.append(("mean reward", decimal(reward.mean, 2), f"standard deviation {decimal(reward.std, 2)}"))
     return found
 
 
@@ -109,8 +107,12 @@ def _figures(subject: Subject) -> list[str]:
         for part in (element("h2", title), element("div", *(one.html() for one in figures), class_="figures"))
     ] + [
         element("h2", "Where it is right"),
-        group_table(verdicts, "category", lambda one: one.category),
-        group_table(verdicts, "source", lambda one: one.source),
+        element(
+            "div",
+            group_table(verdicts, "category", lambda one: one.category),
+            group_table(verdicts, "source", lambda one: one.source),
+            class_="figures",
+        ),
     ]
 
 
@@ -125,8 +127,8 @@ def _pair(one: Disagreement) -> str:
     head = f"Line {one.line}: the label is right with probability {one.probability:.3f}"
     turns = [(f"{turn.role} (prompt)", turn.content, "") for turn in one.prompt]
     sides = [
-        (f"chosen, reward {one.rewards[0]:.3f}", one.chosen, " first"),
-        (f"rejected, reward {one.rewards[1]:.3f}", one.rejected, " second"),
+        (f"chosen, reward {decimal(one.rewards[0])}", one.chosen, " first"),
+        (f"rejected, reward {decimal(one.rewards[1])}", one.rejected, " second"),
     ]
     texts = (
         element("h4", words(name)) + element("div", words(text), class_=f"text{style}", tabindex="0", dir="auto")

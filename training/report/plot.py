@@ -11,8 +11,8 @@ from training.report.markup import element, number, words
 from training.report.scale import Scale, labels
 
 WIDTH = 360.0
-#: Of a letter, at most, at the size of the page's style: digits are narrower.
-_LETTER = 6.6
+#: Of a digit, at most, in the size of the page's style and a wide font.
+_LETTER = 7.4
 _TOP, _BOTTOM = 26.0, 42.0
 
 Point = tuple[float, float]

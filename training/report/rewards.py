@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, median, pstdev
 
-from training.report.figure import Figure, Missing, Table, percent
+from training.report.figure import Figure, Missing, Table, decimal, percent
 from training.report.plot import Axis, Plot, Point
 from training.report.scale import linear, logarithmic
 from training.report.verdicts import Verdicts
@@ -38,12 +38,12 @@ def reward_histograms(verdicts: Verdicts | None) -> Figure | Missing:
         plot.area(steps, style)
         plot.line([(scale.low, 0), *steps, (scale.high, 0)], style)
     text = (
-        f"Chosen: mean {fmean(chosen):.3f}, standard deviation {pstdev(chosen):.3f}."
-        f" Rejected: {fmean(rejected):.3f} and {pstdev(rejected):.3f}. Only differences within a prompt mean something:"
-        " the two may overlap far and yet be told apart pair by pair."
+        f"Chosen: mean {decimal(fmean(chosen))}, standard deviation {pstdev(chosen):.3f}."
+        f" Rejected: {decimal(fmean(rejected))} and {pstdev(rejected):.3f}. Only differences within a prompt mean"
+        " something: the two may overlap far and yet be told apart pair by pair."
     )
     rows = [
-        (f"{low:.3f} to {high:.3f}", f"{a:,}", f"{b:,}")
+        (f"{decimal(low)} to {decimal(high)}", f"{a:,}", f"{b:,}")
         for low, high, a, b in zip(edges, edges[1:], *counts, strict=False)
     ]
     legend = [("first", "chosen"), ("second", "rejected")]
@@ -82,7 +82,7 @@ def length_figure(verdicts: Verdicts | None) -> Figure | Missing:
         ("first box", "responses" if len(points) <= _POINTS else "responses, the more the darker"),
         ("second", "median"),
     ]
-    rows = [(f"{x:,.0f}", f"{y:.3f}") for x, y in groups]
+    rows = [(f"{x:,.0f}", decimal(y)) for x, y in groups]
     table = Table((f"median {unit}, in {len(groups)} groups of equal size", "median reward"), rows)
     return Figure(_LENGTH, plot.svg("length", _LENGTH, text), legend, text, table)
 
@@ -115,4 +115,4 @@ def _along(points: Sequence[Point]) -> list[Point]:
 
 
 def _signed(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    return "undefined" if value is None else decimal(value, sign="+")

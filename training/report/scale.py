@@ -47,11 +47,14 @@ def linear(values: Iterable[float], wanted: int = 5) -> Scale:
     return Scale(ticks[0], ticks[-1], ticks)
 
 
-def share(low: float) -> Scale:
-    """A scale of shares up to 1, from 0.5 if `low` allows it, else from 0."""
-    start, step = (5, 1) if low >= 0.5 else (0, 2)
-    ticks = tuple(i / 10 for i in range(start, 11, step))
-    return Scale(ticks[0], 1.0, ticks)
+def share(low: float, high: float = 1.0) -> Scale:
+    """A scale of shares: from 0.5 if `low` allows it, else from 0, to the tenth above `high`."""
+    start = 5 if low >= 0.5 else 0
+    end = min(10, max(start + 1, math.ceil(10 * high - 1e-9)))
+    end += end % 2 if end - start > 5 else 0
+    step = {1: 2, 2: 5}.get(end - start, 10 if end - start <= 5 else 20)
+    ticks = tuple(i / 100 for i in range(10 * start, 10 * end + 1, step))
+    return Scale(ticks[0], ticks[-1], ticks)
 
 
 def logarithmic(values: Iterable[float], most: int = 7) -> Scale:
@@ -70,7 +73,7 @@ def logarithmic(values: Iterable[float], most: int = 7) -> Scale:
 def written(value: float, step: float) -> str:
     """`value` with as many decimals as tell it from its neighbours `step` away."""
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step < 1 else 0
-    return f"{value + 0.0:,.{decimals}f}".replace("-", "\N{MINUS SIGN}") if abs(value) > 1e-12 else "0"
+    return f"{value + 0.0:,.{decimals}f}".replace("-", "\N{MINUS SIGN}") if abs(value) > step / 2 else "0"
 
 
 def labels(scale: Scale) -> list[str]:
