@@ -189,9 +189,9 @@ def _finish(
             "flags": _flags(trainer.args),
         },
     )
-    report_run(directory, manifest, trainer.args, trainer.state.log_history, data.validation, outcomes)
     if noise:
         noise.write(Path(str(trainer.args.label_noise_file)).expanduser())
+    report_run(directory, manifest, trainer.args, trainer.state.log_history, data.validation, outcomes)
     return manifest
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import runs
+import tiny
 
 from reward_model import checkpoint
 from training.average import main as average
@@ -136,11 +137,21 @@ def test_a_card_that_was_edited_is_left_as_it_is(trained: Path, caplog: pytest.L
     assert path.read_text() == written
 
 
+def test_a_foreign_model_is_reported_on_and_keeps_its_own_card(tmp_path: Path) -> None:
+    tiny.tiny_base(tmp_path / "out", "bert")
+    (tmp_path / "out" / "README.md").write_text("# Theirs\n")
+    assert report(tmp_path, "--dataset_name", marked(tmp_path / "pairs.jsonl", range(12)), "--max_pairs", 9) == 0
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "Measured on 9 pairs" in text
+    assert "The checkpoint does not say how it was made." in text
+    assert (tmp_path / "out" / "README.md").read_text() == "# Theirs\n"
+
+
 def test_without_held_out_pairs_nothing_is_measured(tmp_path: Path) -> None:
     flags: dict[str, Any] = {"eval_fraction": 0, "eval_dataset_name": ""}
     assert train(runs.argv(tmp_path, "out", "bert", pairs=8, **flags)) == 0
     assert not (tmp_path / "out" / "held_out.json").exists()
-    assert "No pairs were held out" in (tmp_path / "out" / "report.html").read_text()
+    assert "No scores of held-out pairs are on record" in (tmp_path / "out" / "report.html").read_text()
     assert "model-index" not in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -151,6 +162,19 @@ def test_a_report_that_cannot_be_written_does_not_cost_the_checkpoint(
     assert train(runs.argv(tmp_path, "out", "bert", pairs=8)) == 0
     assert "the checkpoint is written, its report is not" in caplog.text
     assert checkpoint.load(tmp_path / "out", device="cpu", dtype="float32").manifest is not None
+
+
+def test_rankings_give_the_best_of_n(trained: Path) -> None:
+    data = trained / "ranked.jsonl"
+    rows = [
+        {"prompt": f"Which {i}?", "responses": ["Gladly: red.", "Well, red.", "Go away!"], "ranks": [1, 2, 3]}
+        for i in range(12)
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert report(trained, "--dataset_name", data) == 0
+    text = (trained / "out" / "report.html").read_text()
+    assert "Over 12 rankings of 3 responses or more" in text
+    assert report(trained) == 0
 
 
 def test_an_average_has_a_report_too(tmp_path: Path) -> None:

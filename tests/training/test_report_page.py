@@ -146,7 +146,7 @@ def test_a_row_quoted_in_the_training_record_is_not_shown() -> None:
 
 def test_a_figure_without_data_is_left_out_with_a_sentence() -> None:
     text = " ".join(Outline(page(replace(subjects.subject(), log=None, verdicts=None))).words)
-    assert "No pairs were held out" in text
+    assert "No scores of held-out pairs are on record" in text
     for title in ("Loss over training", "Accuracy over training", "Reliability", "Reward against length", "Best of N"):
         assert re.search(rf"{title}\s+: \w", text)
 

@@ -15,6 +15,8 @@ from training.statistics import clustered_interval
 
 #: In shorter ones there is nothing to draw from.
 _LEAST = 3
+#: What one response is worth is no estimate.
+_AT_RANDOM = (0.5, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def best_of(pairs: Sequence[Verdict]) -> BestOf | None:
     return BestOf(
         len(kept),
         tuple(math.fsum(values) / len(kept) for values in worth),
-        tuple(clustered_interval(values, prompts) for values in worth),
+        (_AT_RANDOM, *(clustered_interval(values, prompts) for values in worth[1:])),
         tuple(math.fsum(values) / len(kept) for values in ceiling),
     )
 

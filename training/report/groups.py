@@ -21,7 +21,7 @@ def group_table(verdicts: Verdicts | None, name: str, label: Callable[[Verdict],
         why = f"no pair has a {name}." if verdicts else "no pair was scored."
         return Missing(title, why).html()
     shown = _largest(members)
-    texts = (words(name), "pairs", "accuracy, 95 % interval", _axis())
+    texts = (words(name), "pairs", "accuracy" + element("span", ", 95 % interval", class_="more"), _axis())
     head = element("tr", *(element("th", text, scope="col") for text in texts))
     rows = (_row(key, one) for key, one in shown.items())
     table = element("table", element("thead", head), element("tbody", *rows), class_="drawn")
@@ -31,8 +31,8 @@ def group_table(verdicts: Verdicts | None, name: str, label: Callable[[Verdict],
 
 
 def _largest(members: Mapping[str, Accuracy]) -> dict[str, Accuracy]:
-    largest = sorted(members, key=lambda key: -members[key].n)[:_ROWS]
-    return {key: one for key, one in members.items() if key in set(largest)}
+    largest = set(sorted(members, key=lambda key: -members[key].n)[:_ROWS])
+    return {key: one for key, one in members.items() if key in largest}
 
 
 def _row(key: str, one: Accuracy) -> str:

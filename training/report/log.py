@@ -47,7 +47,7 @@ class TrainingLog:
         entries = list(history)
         seconds = next((float(one[_SECONDS]) for one in reversed(entries) if _SECONDS in one), None)
         points = tuple(
-            {name: float(value) for name, value in one.items() if math.isfinite(float(value))}
+            {name: float(v) for name, v in one.items() if isinstance(v, int | float) and math.isfinite(v)}
             for one in entries
             if "loss" in one or "eval_loss" in one
         )

@@ -12,7 +12,7 @@ from training.report.scale import Scale, labels
 
 WIDTH = 360.0
 #: Of a digit, at most, in the size of the page's style and a wide font.
-_LETTER = 7.4
+_LETTER = 6.9
 _TOP, _BOTTOM = 26.0, 42.0
 
 Point = tuple[float, float]

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby
 from statistics import fmean, median, pstdev
 
 from training.report.figure import Figure, Missing, Table, decimal, percent
@@ -79,11 +79,11 @@ def length_figure(verdicts: Verdicts | None) -> Figure | Missing:
         f" Preferring the longer response, without reading, would be right in {percent(shares)} of the pairs."
     )
     legend = [
-        ("first box", "responses" if len(points) <= _POINTS else "responses, the more the darker"),
+        ("first box", "responses" if len(points) <= _POINTS else "responses (stronger: more)"),
         ("second", "median"),
     ]
     rows = [(f"{x:,.0f}", decimal(y)) for x, y in groups]
-    table = Table((f"median {unit}, in {len(groups)} groups of equal size", "median reward"), rows)
+    table = Table((f"median {unit}, in {len(groups)} groups of about equal size", "median reward"), rows)
     return Figure(_LENGTH, plot.svg("length", _LENGTH, text), legend, text, table)
 
 
@@ -107,10 +107,12 @@ def _density(plot: Plot, points: Sequence[Point]) -> None:
 
 
 def _along(points: Sequence[Point]) -> list[Point]:
-    """Median length and reward of groups of equal size, by length."""
-    order = sorted(points)
-    cuts = [i * len(order) // _GROUPS for i in range(_GROUPS + 1)]
-    groups = [order[start:end] for start, end in pairwise(cuts) if end > start]
+    """Median length and reward of groups of about equal size, by length; points of one length stay together."""
+    groups: list[list[Point]] = [[]]
+    for _, same in groupby(sorted(points), key=lambda point: point[0]):
+        if len(groups[-1]) >= len(points) / _GROUPS:
+            groups.append([])
+        groups[-1] += same
     return [(median(x for x, _ in group), median(y for _, y in group)) for group in groups]
 
 

@@ -48,10 +48,11 @@ def linear(values: Iterable[float], wanted: int = 5) -> Scale:
 
 
 def share(low: float, high: float = 1.0) -> Scale:
-    """A scale of shares: from 0.5 if `low` allows it, else from 0, to the tenth above `high`."""
-    start = 5 if low >= 0.5 else 0
+    """A scale of shares: from the tenth below `low`, 0.5 at the most, to the tenth above `high`."""
+    start = max(0, min(5, math.floor(10 * low + 1e-9)))
     end = min(10, max(start + 1, math.ceil(10 * high - 1e-9)))
-    end += end % 2 if end - start > 5 else 0
+    if end - start > 5:
+        start, end = start - start % 2, end + end % 2
     step = {1: 2, 2: 5}.get(end - start, 10 if end - start <= 5 else 20)
     ticks = tuple(i / 100 for i in range(10 * start, 10 * end + 1, step))
     return Scale(ticks[0], ticks[-1], ticks)
