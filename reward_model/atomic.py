@@ -1,4 +1,4 @@
-"""Putting a finished directory in place in one step, so that a half-written one is never seen.
+"""Putting a finished directory or file in place in one step, so that a half-written one is never seen.
 
 Knows nothing of what is inside.
 """
@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -55,6 +56,21 @@ def replaced_directory(target: Path) -> Iterator[Path]:
         raise OSError(msg) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def replaced_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """Yields an empty file that takes the place of `path`, with `mode`, when the block ends without an error."""
+    descriptor, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(staging).chmod(mode)
+        Path(staging).replace(path)
+    finally:
+        Path(staging).unlink(missing_ok=True)
 
 
 def _swap(staging: Path, target: Path) -> None:

@@ -4,12 +4,9 @@
 refuses. Knows nothing of how the model was trained or is served.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any
 
 import torch
@@ -22,30 +19,24 @@ from transformers import (
 from reward_model.atomic import replaced_directory
 from reward_model.backbone import usable_positions
 from reward_model.calibration import UNCALIBRATED, Calibration, RewardStatistics
+from reward_model.description import describe, golden_vectors, hashes, renderer_of, template_hash, tolerance
 from reward_model.errors import CheckpointRefused, DtypeRefused, GoldenMismatch
-from reward_model.golden import MAX_GOLDEN_TOKENS, GoldenVector, golden_renderings, replay
+from reward_model.golden import MAX_GOLDEN_TOKENS, replay
 from reward_model.manifest import (
     KIND,
     Manifest,
     fingerprint,
-    hash_file,
     read_manifest,
     verify_files,
     write_manifest,
 )
 from reward_model.model import RewardModel
-from reward_model.pooling import pooling_of
 from reward_model.precision import DtypeName, Precision, choose_precision
-from reward_model.pretrained import load_network, load_tokenizer, save_pretrained, vocabulary_of
+from reward_model.pretrained import load_network, load_tokenizer, save_pretrained
 from reward_model.reference import ReferenceModel
 from reward_model.rendering import Renderer, Rendering
 from reward_model.scores import Scalarisation
-from reward_model.source import check_safe, locate, score_files
-
-#: A golden score may differ by this much in fp32, in units of max(1, reward std); see docs/checkpoint.md.
-FLOAT32_TOLERANCE = 1e-4
-#: ... and by this much in bf16, in units of the reward std.
-BFLOAT16_TOLERANCE = 0.05
+from reward_model.source import check_safe, locate
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,37 +119,35 @@ def _load(name: str | Path, precision: Precision, options: Options) -> Checkpoin
     _adopt_template(tokenizer, manifest, options.chat_template)
     limit = _max_length(network, tokenizer, manifest, options.max_length)
     rendering = manifest.rendering if manifest else _foreign_rendering(network, tokenizer)
-    takes_segments = rendering == "pair" and getattr(network.config, "type_vocab_size", 0) > 1
-    renderer_for = partial(
-        Renderer,
-        tokenizer,
-        rendering=rendering,
-        vocab_size=vocabulary_of(network),
-        takes_segments=takes_segments,
-    )
+    renderer = renderer_of(network, tokenizer, rendering, limit)
     if manifest is None:
         # Nothing was recorded, so transformers speaks first, in the stored dtype, before the model is converted.
         golden_limit = min(limit, MAX_GOLDEN_TOKENS)
         reference = ReferenceModel(nn.Module.to(network, precision.device), scalarisation)
-        expected = _golden(renderer_for(max_length=golden_limit), reference)
+        expected = golden_vectors(renderer.limited(golden_limit), reference)
     else:
         golden_limit, expected = manifest.golden_max_length, manifest.golden
-    tolerance = _tolerance({network.dtype, precision.dtype}, _spread(manifest, expected))
+    within = tolerance({network.dtype, precision.dtype}, expected, manifest.reward if manifest else None)
     model = RewardModel(network, precision, scalarisation=scalarisation, deterministic=options.deterministic).freeze()
-    if manifest is not None and manifest.template_sha256 != template_hash(renderer_for(max_length=limit)):
+    if manifest is not None and manifest.template_sha256 != template_hash(renderer):
         msg = "the chat template is not the one that the checkpoint was trained with (SHA-256 mismatch)"
         raise CheckpointRefused(msg)
     if manifest is not None and model.pooling != manifest.pooling:
         msg = f"trained with {manifest.pooling!r} pooling, but transformers would now pool {model.pooling!r}"
         raise CheckpointRefused(msg)
-    error = replay(expected, renderer_for(max_length=golden_limit), model, tolerance)
-    hashes = manifest.sha256 if manifest else _foreign_identity(directory, tokenizer, scalarisation)
+    error = replay(expected, renderer.limited(golden_limit), model, within)
+    if manifest is not None:
+        model.length_calibration = manifest.length_calibration  # not before: golden scores are raw
+        identity = replace(manifest, max_length=limit).fingerprint
+    else:
+        own = _foreign_identity(directory, tokenizer, scalarisation)
+        identity = fingerprint(own, KIND, rendering, model.pooling, limit)
     return Checkpoint(
         name=directory.resolve().name if Path(name).expanduser().is_dir() else str(name),
         model=model,
-        renderer=renderer_for(max_length=limit),
+        renderer=renderer,
         manifest=manifest,
-        fingerprint=fingerprint(hashes, KIND, rendering, model.pooling, limit),
+        fingerprint=identity,
         golden_max_error=error,
     )
 
@@ -185,34 +174,16 @@ def save(
     with replaced_directory(directory) as staging:
         save_pretrained(model.model, tokenizer, staging)
         check_safe(staging)
-        network, written = load_network(staging, dtype=torch.float32), load_tokenizer(staging)
-        golden_limit = min(max_length, MAX_GOLDEN_TOKENS)
-        vocabulary = vocabulary_of(network)
-        renderer = Renderer(written, rendering="chat_template", max_length=golden_limit, vocab_size=vocabulary)
-        manifest = Manifest(
+        described = describe(
+            staging,
             rendering="chat_template",
-            pooling=pooling_of(network.config, has_score_head=hasattr(network, "score")),
             max_length=max_length,
-            template_sha256=template_hash(renderer),
-            sha256=_hashes(staging),
-            attributes=model.scalarisation.names,
-            scalarisation=model.scalarisation.weights,
-            golden_max_length=golden_limit,
-            golden=_golden(renderer, ReferenceModel(network, model.scalarisation)),
-            calibration=calibration,
+            scalarisation=model.scalarisation,
             reward=reward,
-            training=training or {},
         )
-        # Whatever would be refused at load is refused now, while the previous checkpoint is still in place.
-        served = RewardModel(network, choose_precision("cpu", "float32"), scalarisation=model.scalarisation).eval()
-        replay(manifest.golden, renderer, served, _tolerance({torch.float32}, _spread(manifest, manifest.golden)))
+        manifest = replace(described, calibration=calibration, training=training or {})
         write_manifest(manifest, staging)
     return manifest
-
-
-def template_hash(renderer: Renderer) -> str | None:
-    """SHA-256 of the chat template, where there is one."""
-    return renderer.template.sha256 if renderer.template else None
 
 
 def _scalarisation(network: PreTrainedModel, manifest: Manifest | None, score_label: str | None) -> Scalarisation:
@@ -265,33 +236,9 @@ def _foreign_rendering(network: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     return "text" if hasattr(network, "score") else "pair"
 
 
-def _golden(renderer: Renderer, reference: ReferenceModel) -> tuple[GoldenVector, ...]:
-    return tuple(
-        GoldenVector(conversation, tuple(rendered.token_ids), reference.score(rendered))
-        for conversation, rendered in golden_renderings(renderer)
-    )
-
-
-def _spread(manifest: Manifest | None, expected: Sequence[GoldenVector]) -> float:
-    """The reward std; where it is unknown, how far the golden scores lie apart or from zero."""
-    if manifest is not None and manifest.reward is not None:
-        return manifest.reward.std
-    scores = [vector.score for vector in expected]
-    return max(pstdev(scores), fmean(map(abs, scores)))
-
-
-def _tolerance(dtypes: set[torch.dtype], spread: float) -> float:
-    exact = dtypes == {torch.float32}
-    return FLOAT32_TOLERANCE * max(1.0, spread) if exact else BFLOAT16_TOLERANCE * spread
-
-
 def _foreign_identity(
     directory: Path, tokenizer: PreTrainedTokenizerBase, scalarisation: Scalarisation
 ) -> dict[str, str]:
     """The files' hashes and what settings add to them: the template, and which label is the reward."""
     settings = {"chat_template": str(tokenizer.chat_template), "scalarisation": repr(scalarisation)}
-    return _hashes(directory) | {name: sha256(value.encode()).hexdigest() for name, value in settings.items()}
-
-
-def _hashes(directory: Path) -> dict[str, str]:
-    return {path.name: hash_file(path) for path in score_files(directory)}
+    return hashes(directory) | {name: sha256(value.encode()).hexdigest() for name, value in settings.items()}

@@ -10,16 +10,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from reward_model.atomic import replaced_file
 from reward_model.calibration import UNCALIBRATED, Calibration, RewardStatistics
 from reward_model.errors import CheckpointRefused
 from reward_model.golden import GoldenVector
+from reward_model.length_calibration import LengthCalibration
 from reward_model.pooling import Pooling
 from reward_model.records import Conversation, Message
 from reward_model.rendering import Rendering
 from reward_model.source import score_files
 
 MANIFEST_FILE = "reward_model.json"
-FORMAT_VERSION = 1
+#: Of a checkpoint whose raw score is its reward, and of one with a length calibration: a reader that does not know of
+#: it has to refuse that one, since it would serve other numbers.
+FORMAT_VERSION, CALIBRATED_VERSION = 1, 2
 KIND = "sequence-classification"
 
 
@@ -33,6 +37,7 @@ class Manifest:
         attributes, scalarisation: names and weights of the head's labels.
         golden: see `reward_model.golden`; `golden_max_length` is the limit they were rendered with.
         calibration, reward: fitted on held-out pairs.
+        length_calibration: taken off raw scores before anything else; golden scores are raw. None for most.
         training: record of the run, for people.
     """
 
@@ -48,18 +53,30 @@ class Manifest:
     calibration: Calibration = UNCALIBRATED
     reward: RewardStatistics | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    length_calibration: LengthCalibration | None = None
     kind: str = KIND
-    format_version: int = FORMAT_VERSION
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the score function, unchanged by calibration, results or reports."""
-        return fingerprint(self.sha256, self.kind, self.rendering, self.pooling, self.max_length)
+        """Identity of the score function, unchanged by temperature, results or reports."""
+        more: dict[str, Any] = {}
+        if len(self.attributes) > 1:
+            more["scalarisation"] = [self.attributes, self.scalarisation]
+        if self.length_calibration is not None:
+            more["length_calibration"] = asdict(self.length_calibration)
+        return fingerprint(self.sha256, self.kind, self.rendering, self.pooling, self.max_length, more)
+
+    @property
+    def format_version(self) -> int:
+        """The lowest that says all there is to say."""
+        return FORMAT_VERSION if self.length_calibration is None else CALIBRATED_VERSION
 
 
-def fingerprint(hashes: dict[str, str], kind: str, rendering: str, pooling: str, max_length: int) -> str:
-    """`sha256:` over the files' hashes and everything else that decides a score."""
-    identity = [sorted(hashes.items()), kind, rendering, pooling, max_length]
+def fingerprint(
+    hashes: dict[str, str], kind: str, rendering: str, pooling: str, max_length: int, more: dict[str, Any] | None = None
+) -> str:
+    """`sha256:` over the files' hashes and everything else that decides a score; `more`: what only some have."""
+    identity = [sorted(hashes.items()), kind, rendering, pooling, max_length, *([more] if more else [])]
     return "sha256:" + hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
@@ -70,16 +87,19 @@ def hash_file(path: Path) -> str:
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
-    """Writes `reward_model.json` into `directory`."""
+    """Writes `reward_model.json` into `directory`, in one step."""
     document = {
         "format_version": manifest.format_version,
         "kind": manifest.kind,
         "fingerprint": manifest.fingerprint,
     }
     document |= {key: value for key, value in asdict(manifest).items() if key != "golden"}
+    if manifest.length_calibration is None:
+        del document["length_calibration"]  # which readers of the first version do not know
     document["golden"] = [_golden_to_json(vector) for vector in manifest.golden]
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    (directory / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    with replaced_file(directory / MANIFEST_FILE) as file:
+        file.write(f"{text}\n".encode())
 
 
 def read_manifest(directory: Path) -> Manifest | None:
@@ -125,8 +145,9 @@ def verify_files(manifest: Manifest, directory: Path) -> None:
 
 def _from_json(document: dict[str, Any]) -> Manifest:
     version = document.pop("format_version")
-    if version != FORMAT_VERSION:
-        msg = f"{MANIFEST_FILE} has format version {version!r}, this release reads {FORMAT_VERSION}: update the service"
+    if version not in {FORMAT_VERSION, CALIBRATED_VERSION}:
+        known = f"{FORMAT_VERSION} and {CALIBRATED_VERSION}"
+        msg = f"{MANIFEST_FILE} has format version {version!r}, this release reads {known}: update the service"
         raise CheckpointRefused(msg)
     fields = {key: value for key, value in document.items() if key != "fingerprint"}
     _one_of("kind", fields["kind"], (KIND,))
@@ -136,6 +157,13 @@ def _from_json(document: dict[str, Any]) -> Manifest:
         msg = f"{MANIFEST_FILE} has no golden vectors, so nothing vouches for the score: write the checkpoint again"
         raise CheckpointRefused(msg)
     reward = fields.pop("reward")
+    if version == CALIBRATED_VERSION:
+        curve = fields["length_calibration"]
+        lists = {key: tuple(curve[key]) for key in ("lengths", "biases")}
+        fields["length_calibration"] = LengthCalibration(**curve | lists)
+    elif "length_calibration" in fields:
+        msg = f"{MANIFEST_FILE} has a length calibration, which format version {version} has not"
+        raise CheckpointRefused(msg)
     manifest = Manifest(
         golden=tuple(_golden_from_json(vector) for vector in fields.pop("golden")),
         calibration=Calibration(**fields.pop("calibration")),

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from reward_model.prefixes import separate_runs, shared_runs
 from reward_model.rendering import Rendered
 from reward_model.scores import Scalarisation, Score
 from reward_model.trial import Trial
+
+if TYPE_CHECKING:
+    from reward_model.length_calibration import LengthCalibration
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,8 @@ class RewardModel(nn.Module):
         self.precision = precision
         self.scalarisation = scalarisation or Scalarisation()
         self.deterministic = deterministic
+        #: What is taken off raw rewards; set once these are known to be those of the checkpoint.
+        self.length_calibration: LengthCalibration | None = None
         self.pooling = pooling_of(model.config, has_score_head=hasattr(model, "score"))
         self._convert()
         trial = Trial(model)
@@ -126,23 +131,32 @@ class RewardModel(nn.Module):
         """Scores `inputs` as one batch (or one by one in deterministic mode), in their order.
 
         Identical inputs are computed once, so that they get the same score to the last bit.
+
+        Raises:
+            NotRenderable: rewards are calibrated by the response's length, which an input does not tell.
         """
         return self.launch(inputs).result()
 
     @torch.inference_mode()
     def launch(self, inputs: Sequence[Rendered]) -> PendingScores:
         """Begins to score `inputs`, one or more: `score`, but on CUDA it returns before the device is done."""
+        curve = self.length_calibration
         first: dict[Identity, int] = {}
         places = [first.setdefault(identity(one), i) for i, one in enumerate(inputs)]
         computed = list(first.values())
         groups = [[i] for i in computed] if self.deterministic else [computed]
+        biases = [0.0 if curve is None else curve.bias(one.response_length) for one in inputs]
         launched = [self._launch([inputs[i] for i in group]) for group in groups]
         reused = dict(zip(computed, chain.from_iterable(tokens for _, tokens in launched), strict=True))
 
         def read(logits: Tensor) -> list[Score]:
             scores = dict(zip(computed, self._scores(logits), strict=True))
             return [
-                replace(scores[place], reused_tokens=reused[place] if place == i else len(inputs[i].token_ids))
+                replace(
+                    scores[place],
+                    value=scores[place].value - biases[i],
+                    reused_tokens=reused[place] if place == i else len(inputs[i].token_ids),
+                )
                 for i, place in enumerate(places)
             ]
 

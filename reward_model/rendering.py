@@ -6,6 +6,7 @@ alone places special tokens; nothing is truncated unless asked for. Knows the to
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +32,8 @@ class Rendered:
         segment_ids: transformers' token_type_ids, for pair encoding only.
         truncated: something of the input was left out.
         special_in_content: how often a special token's string occurs inside message contents.
+        response_length: characters of the response, without an end-of-turn string of its own; None where no response
+            was given apart from its prompt.
     """
 
     text: str | None
@@ -38,6 +41,7 @@ class Rendered:
     segment_ids: list[int] | None = None
     truncated: bool = False
     special_in_content: int = 0
+    response_length: int | None = None
 
 
 class Renderer:
@@ -71,6 +75,12 @@ class Renderer:
         self.template = ChatTemplate(tokenizer, _source(tokenizer)) if rendering == "chat_template" else None
         self._special = _special_strings(tokenizer)
         self._leading, self._closing = self._find_frame()
+
+    def limited(self, max_length: int) -> "Renderer":
+        """The same for fewer tokens."""
+        other = copy(self)
+        other.max_length = max_length
+        return other
 
     def render(self, record: Record, *, truncate: bool = False) -> Rendered:
         """Renders one record.
@@ -129,7 +139,7 @@ class Renderer:
         if not ids:
             raise NoTokens(_NOTHING)
         special = sum(map(self._count_special, [*(message.content for message in prompt), response]))
-        return Rendered(text, ids, segments, truncated, special)
+        return Rendered(text, ids, segments, truncated, special, len(response))
 
     def _encode_pair(self, prompt: Prompt, response: str, *, finished: bool) -> tuple[list[int], list[int] | None]:
         if len(prompt) != 1 or prompt[0].role != "user" or not finished:

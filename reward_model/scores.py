@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A raw reward, in the units the model was trained in.
+    """A reward that is not normalised, in the units the model was trained in.
 
     Attributes:
-        value: the scalar reward; may be non-finite when the model misbehaves, which the caller must check.
-        attributes: the heads' outputs by name, for multi-attribute models only.
+        value: the scalar reward, calibrated by the response's length where the checkpoint is; may be non-finite when
+            the model misbehaves, which the caller must check.
+        attributes: the heads' outputs by name, as they are, for multi-attribute models only.
         reused_tokens: how many of the input's tokens were computed for another one of the same batch.
     """
 

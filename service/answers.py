@@ -86,6 +86,14 @@ class RewardInfo(BaseModel):
     n: int
 
 
+class LengthCalibrationInfo(BaseModel):
+    """The curve that is taken off raw rewards, by the length of the response: linear between knots, flat beyond."""
+
+    unit: str
+    lengths: list[float]
+    biases: list[float]
+
+
 class ModelResponse(BaseModel):
     """What /model gives."""
 
@@ -107,6 +115,7 @@ class ModelResponse(BaseModel):
     attributes: list[str]
     golden_max_error: float | None
     versions: dict[str, str]
+    length_calibration: LengthCalibrationInfo | None
 
 
 class ProblemError(BaseModel):

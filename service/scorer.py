@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from reward_model import __version__
 from reward_model.calibration import Calibration, RewardStatistics
+from reward_model.length_calibration import LengthCalibration
 from reward_model.meter import Meter
 from reward_model.records import Prompt, Record
 from reward_model.rendering import Rendered
@@ -56,6 +57,7 @@ class ModelInfo:
         attributes: names of the head's labels where there are several, else empty.
         golden_max_error: largest absolute error of the golden replay at load.
         versions: of everything that a score depends on.
+        length_calibration: what is taken off raw rewards; None where nothing is.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ModelInfo:
     attributes: tuple[str, ...]
     golden_max_error: float | None
     versions: dict[str, str]
+    length_calibration: LengthCalibration | None = None
 
 
 class Pending(Protocol):
@@ -167,7 +170,10 @@ class ModelScorer:
 
     def render(self, record: Record, *, truncate: bool) -> Rendered:
         """See `Scorer`."""
-        return self._checkpoint.renderer.render(record, truncate=truncate)
+        rendered = self._checkpoint.renderer.render(record, truncate=truncate)
+        if self._info.length_calibration is not None:
+            self._info.length_calibration.bias(rendered.response_length)  # refused here where there is none
+        return rendered
 
     def render_group(self, prompt: Prompt, responses: Sequence[str], *, truncate: bool) -> list[Rendered]:
         """See `Scorer`."""
@@ -256,6 +262,7 @@ def _describe(checkpoint: "Checkpoint") -> ModelInfo:
         attributes=names if len(names) > 1 else (),
         golden_max_error=checkpoint.golden_max_error,
         versions=_versions(),
+        length_calibration=model.length_calibration,
     )
 
 

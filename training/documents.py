@@ -1,12 +1,10 @@
 """Results on disk, written whole or not at all. Knows nothing of what is in them."""
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from reward_model.atomic import replaced_file
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:
@@ -33,18 +31,3 @@ def read_document(path: Path, version: int) -> dict[str, Any]:
         msg = f"its format version is {found!r}, this release reads {version}"
         raise ValueError(msg)
     return dict(document)
-
-
-@contextmanager
-def replaced_file(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
-    """Yields an empty file that takes the place of `path`, with `mode`, when the block ends without an error."""
-    descriptor, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(staging).chmod(mode)
-        Path(staging).replace(path)
-    finally:
-        Path(staging).unlink(missing_ok=True)

@@ -23,6 +23,7 @@ class Provenance:
         max_length: tokens a conversation may have.
         device, dtype: what the model ran on and in.
         temperature, calibrated: what margins were divided by to become probabilities, and whether to trust it.
+        length_calibrated: the checkpoint takes off each reward what it owes to the response's length.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Provenance:
     dtype: str
     temperature: float
     calibrated: bool
+    length_calibrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Evaluation:
             ("temperature", f"{about.temperature:.3g} ({trust})"),
             ("probabilities", f"ECE {quality.ece:.3f}, NLL {quality.nll:.3f}, Brier {quality.brier:.3f}"),
             ("score, length", f"Pearson {_rounded(length.pearson)}, Spearman {_rounded(length.spearman)}"),
+            *([("rewards are", "calibrated by the length of the response")] if about.length_calibrated else []),
             ("rewards", f"mean {self.reward.mean:.3f}, standard deviation {self.reward.std:.3f}"),
             ("truncated", f"{self.truncated:,} pairs"),
             ("not scored", f"{self.not_scored.rejected:,} pairs"),

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from reward_model.atomic import replaced_file
 from reward_model.calibration import Calibration
 from training.data import RowReport, read_pairs
-from training.documents import replaced_file
 from training.first_sight import Judged
 from training.pairs import PreferencePair
 from training.rows import DataError, identity

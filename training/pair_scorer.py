@@ -91,6 +91,7 @@ class CheckpointScorer:
             dtype=checkpoint.model.precision.dtype_name,
             temperature=checkpoint.calibration.trusted,
             calibrated=checkpoint.calibration.calibrated,
+            length_calibrated=checkpoint.model.length_calibration is not None,
         )
 
     def score(

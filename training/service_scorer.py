@@ -78,6 +78,7 @@ class ServiceScorer:
             dtype=model["dtype"],
             temperature=calibration["temperature"] if calibrated else 1.0,
             calibrated=calibrated,
+            length_calibrated=model.get("length_calibration") is not None,
         )
 
     def score(

@@ -31,7 +31,7 @@ _HEADS = "heads"
 
 
 class ExampleStore(Sequence[Example]):
-    """Examples as they were written, without `Rendered.text` and `special_in_content`. Can be pickled.
+    """Examples as they were written, without texts and what `Rendered` says of them. Can be pickled.
 
     Args:
         directory: what `write` filled; it must stay where it is.

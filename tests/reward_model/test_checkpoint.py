@@ -148,8 +148,8 @@ def test_a_score_label_does_not_override_what_our_checkpoint_states(directory: P
 
 
 def test_an_unknown_format_version_is_refused(directory: Path) -> None:
-    edit(directory / "reward_model.json", format_version=2)
-    with pytest.raises(CheckpointRefused, match="format version 2, this release reads 1"):
+    edit(directory / "reward_model.json", format_version=3)
+    with pytest.raises(CheckpointRefused, match="format version 3, this release reads 1 and 2"):
         load(directory)
 
 

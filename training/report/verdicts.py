@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from reward_model.atomic import replaced_file
 from reward_model.calibration import agreement
-from training.documents import read_document, replaced_file
+from training.documents import read_document
 from training.examples import Example
 from training.outcomes import Outcomes
 from training.pairs import PreferencePair

@@ -4,8 +4,8 @@ import hashlib
 import logging
 from pathlib import Path
 
+from reward_model.atomic import replaced_file
 from reward_model.manifest import Manifest
-from training.documents import replaced_file
 from training.report.card import card
 from training.report.log import LOG_FILE, TrainingLog
 from training.report.page import page
