@@ -4,6 +4,7 @@ Only safetensors and data files: no pickles, no code. Knows names of files, not 
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from reward_model.errors import CheckpointRefused
 
 _DATA_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+#: What people say of a checkpoint, its licence above all.
+_TEXTS = ("*.md", "LICENSE*", "NOTICE*")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
@@ -65,6 +68,18 @@ def score_files(directory: Path) -> list[Path]:
     patterns = ("config.json", "*.safetensors", "*.safetensors.index.json", "token*", "*.jinja", "*.model")
     more = ("special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
     return sorted({path for pattern in patterns + more for path in directory.glob(pattern) if path.is_file()})
+
+
+def copy_files(directory: Path, target: Path) -> None:
+    """Copies a checkpoint's data files and what is said of it, but no pickles and no code.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
+    for path in sorted(
+        {path for pattern in _DATA_FILES + _TEXTS for path in directory.glob(pattern) if path.is_file()}
+    ):
+        shutil.copyfile(path, target / path.name)
 
 
 def _read(path: Path) -> dict[str, Any]:

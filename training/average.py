@@ -140,10 +140,15 @@ def _read(
 def _loaded(parent: Parent, options: Options) -> RewardModel:
     try:
         # In fp32, as the average is judged: bf16 would move both by more than they differ.
-        return load(parent.name, device=options.device, dtype="float32").model
+        model = load(parent.name, device=options.device, dtype="float32").model
     except CheckpointRefused as error:
         msg = f"{parent.name}: {error}"
         raise CheckpointRefused(msg) from error
+    if model.length_calibration is not None:
+        again = "training.calibrate --length_calibration gives it one"
+        logger.warning("%s is calibrated by length, which the average is not; %s", parent.name, again)
+        model.length_calibration = None
+    return model
 
 
 def _averaged(parents: Sequence[Parent], staging: Path, options: Options) -> RewardModel:

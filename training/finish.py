@@ -57,7 +57,7 @@ def write_checkpoint(
         max_length=max_length,
         calibration=calibration,
         reward=reward_statistics(outcomes.rewards),
-        training={**record, "metrics": metrics, "versions": _versions()},
+        training={**record, "metrics": metrics, "versions": versions()},
     )
     logger.info(
         "%s: accuracy %.1f %% on %d %s pairs, temperature %.2f (%s); wrote %s",
@@ -82,7 +82,8 @@ def prompts_of(examples: Sequence[Example]) -> list[bytes]:
     return [example.prompt for example in examples for _ in example.comparisons]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what decides a score."""
     return {
         "reward_model": reward_model.__version__,
         "torch": torch.__version__,

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tokenizers.normalizers import Lowercase
 
 from reward_model import checkpoint
 from reward_model.errors import CheckpointRefused
+from reward_model.length_calibration import LengthCalibration
+from reward_model.manifest import read_manifest, write_manifest
 from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
 from reward_model.records import Conversation, as_prompt
@@ -279,3 +282,19 @@ def test_the_command_says_what_is_wrong_and_exits(
     assert code == status
     assert message in capsys.readouterr().err
     assert (tmp_path / "mean").exists() == (status == 0)
+
+
+def test_a_parent_that_is_calibrated_by_length_is_averaged_without_that_and_it_is_said(
+    tmp_path: Path, seeds: list[str], pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    curved = Path(shutil.copytree(seeds[0], tmp_path / "curved"))
+    manifest = read_manifest(curved)
+    assert manifest is not None
+    write_manifest(replace(manifest, length_calibration=LengthCalibration((1.0, 9.0), (-5.0, 5.0))), curved)
+    plain = average(seeds[:2], tmp_path / "plain", str(pairs))
+    with caplog.at_level(logging.WARNING):
+        other = average([str(curved), seeds[1]], tmp_path / "other", str(pairs))
+    assert f"{curved} is calibrated by length, which the average is not" in caplog.text
+    assert (other.fingerprint, other.reward) == (plain.fingerprint, plain.reward)
+    plain_parents, other_parents = (sorted(p["accuracy"] for p in m.training["parents"]) for m in (plain, other))
+    assert plain_parents == other_parents
