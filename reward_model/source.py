@@ -76,10 +76,9 @@ def copy_files(directory: Path, target: Path) -> None:
     Raises:
         OSError: the disk is full, for example.
     """
-    for path in sorted(
-        {path for pattern in _DATA_FILES + _TEXTS for path in directory.glob(pattern) if path.is_file()}
-    ):
-        shutil.copyfile(path, target / path.name)
+    for pattern in _DATA_FILES + _TEXTS:
+        for path in filter(Path.is_file, directory.glob(pattern)):
+            shutil.copyfile(path, target / path.name)
 
 
 def _read(path: Path) -> dict[str, Any]:
