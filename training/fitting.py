@@ -129,6 +129,8 @@ def _effect(dataset: str, examples: Sequence[Example], values: length_bias.Value
     raw = length_bias.LengthDependence.of(examples, values)
     calibrated = length_bias.LengthDependence.of(examples, length_bias.cross_fitted(examples, values))
     logger.info("%s", length_bias.table(examples, raw, calibrated))
+    if doubt := length_bias.doubt(examples, raw, calibrated):
+        logger.warning("%s: look whether this data has a length bias to take off", doubt)
     return {"length": {"raw": asdict(raw), "calibrated": asdict(calibrated)}}
 
 

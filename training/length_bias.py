@@ -107,6 +107,19 @@ def table(examples: Sequence[Example], raw: LengthDependence, calibrated: Length
     )
 
 
+def doubt(examples: Sequence[Example], raw: LengthDependence, calibrated: LengthDependence) -> str | None:
+    """Why the calibrated rewards may be worse than the raw ones; None where nothing speaks for that.
+
+    Lengths often go with the kind of prompt. What is taken off then is more than what length does within a pair.
+    """
+    people = longer_wins(examples)
+    if abs(calibrated.longer_preferred - people) > abs(raw.longer_preferred - people):
+        return "calibrated rewards are further from people in how often the longer response is preferred than raw ones"
+    if calibrated.accuracy.accuracy < raw.accuracy.accuracy:
+        return "calibrated rewards agree with people less often than raw ones"
+    return None
+
+
 def _fit(lengths: Floats, rewards: Floats) -> LengthCalibration:
     knots = np.unique(np.quantile(lengths, np.linspace(*_ENDS, _KNOTS)))
     curve = lowess(lengths, rewards, knots, fraction=_FRACTION, iterations=_ITERATIONS)

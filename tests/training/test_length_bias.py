@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from training.examples import Comparison, Example
 from training.length_bias import (
     LengthDependence,
     cross_fitted,
+    doubt,
     fit_curve,
     lengths_of,
     longer_wins,
@@ -75,6 +77,23 @@ def test_a_planted_bias_goes_and_the_accuracy_comes_back() -> None:
     shown = table(EXAMPLES, raw, calibrated)
     assert f"{raw.spearman:+.3f}" in shown
     assert f"people prefer the longer response in {longer_wins(EXAMPLES):.1%}" in shown
+
+
+def test_what_people_prefer_for_its_length_is_better_left_alone() -> None:
+    liked = [replace(one, sequences=tuple(sorted(one.sequences, key=_length, reverse=True))) for one in EXAMPLES]
+    values = [[0.01 * _length(one) + RANDOM.gauss(0, 0.1) for one in which.sequences] for which in liked]
+    raw = LengthDependence.of(liked, values)
+    reason = doubt(liked, raw, LengthDependence.of(liked, cross_fitted(liked, values)))
+    assert reason is not None
+    assert "further from people" in reason
+    assert doubt(liked, raw, raw) is None
+    worse = replace(raw, accuracy=replace(raw.accuracy, accuracy=0.4))
+    assert doubt(liked, raw, worse) == "calibrated rewards agree with people less often than raw ones"
+
+
+def _length(one: Rendered) -> int:
+    assert one.response_length is not None
+    return one.response_length
 
 
 def test_no_response_is_judged_by_a_curve_that_was_fitted_on_its_prompt() -> None:
