@@ -30,6 +30,7 @@ from reward_model.scores import Scalarisation
 from reward_model.source import check_safe, copy_files, locate
 from reward_model.template import pin_clock
 from training.fitting import Fitted, fit_pairs
+from training.report.writer import REPORT_FILE
 from training.rows import DataError
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,11 @@ def calibrate(name: str, dataset: str, options: Options) -> Manifest:
                 (staging / _TEMPLATE_FILE).write_text(found.template, encoding="utf-8")
             written = _manifest_of(staging, manifest, found, fitted)
             write_manifest(written, staging)
-    logger.info("%s: wrote %s", written.fingerprint[:19], directory if target is None else target)
+    place = directory if target is None else target
+    logger.info("%s: wrote %s", written.fingerprint[:19], place)
+    if (place / REPORT_FILE).exists():
+        again = f"python -m training.report --model_name_or_path {place} --dataset_name {dataset}"
+        logger.warning("its %s shows the calibration from before; for a new one: %s", REPORT_FILE, again)
     return written
 
 

@@ -177,6 +177,12 @@ def test_only_what_is_fitted_changes_in_a_checkpoint_of_ours(ours: Path, pairs: 
     assert {name for name, content in contents(ours).items() if content != files.get(name)} == {"reward_model.json"}
 
 
+def test_a_report_that_is_no_longer_right_is_named(ours: Path, pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (ours / "report.html").write_text("<p>T = 1.5")
+    assert run(ours, pairs) == 0
+    assert f"python -m training.report --model_name_or_path {ours} --dataset_name {pairs}" in caplog.text
+
+
 def test_few_pairs_give_no_calibration_and_say_why(encoder: Path, tmp_path: Path) -> None:
     assert run(encoder, write_pairs(tmp_path / "few.jsonl", 40)) == 0
     calibration = manifest_of(encoder).calibration
