@@ -10,7 +10,8 @@ from typing import Any
 from reward_model.calibration import RewardStatistics
 from training.data import RowReport
 from training.paired import PairedDifference
-from training.statistics import Accuracy, Correlation, ProbabilityQuality
+from training.probabilities import ProbabilityQuality
+from training.statistics import Accuracy, Correlation
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,9 @@ class Evaluation:
             ("length-balanced", _percent(self.length_balanced) if self.length_balanced else " undefined"),
             ("longer wins", f"{self.longer_wins:6.1%}"),
             ("temperature", f"{about.temperature:.3g} ({trust})"),
-            ("probabilities", f"ECE {quality.ece:.3f}, NLL {quality.nll:.3f}, Brier {quality.brier:.3f}"),
+            ("ECE", f"{quality.ece:.3f} (right probabilities: below {quality.ece_by_chance:.3f} in 95 of 100 cases)"),
+            ("NLL", f"{quality.nll:.4f} (T = 1: {quality.nll_uncalibrated:.4f}, constant: {quality.nll_constant:.4f})"),
+            ("Brier", f"{quality.brier:.4f}"),
             ("score, length", f"Pearson {_rounded(length.pearson)}, Spearman {_rounded(length.spearman)}"),
             *([("rewards are", "calibrated by the length of the response")] if about.length_calibrated else []),
             ("rewards", f"mean {self.reward.mean:.3f}, standard deviation {self.reward.std:.3f}"),

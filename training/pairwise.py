@@ -16,7 +16,8 @@ from training.fingerprint import fingerprint
 from training.pair_scorer import CheckpointScorer, EvaluationFailed, PairScorer, ScoredPair
 from training.paired import paired_difference
 from training.pairs import PreferencePair
-from training.statistics import Accuracy, accuracy, balanced_accuracy, correlation, probability_quality
+from training.probabilities import probability_quality
+from training.statistics import Accuracy, accuracy, balanced_accuracy, correlation
 
 #: Pairs that are held as tokens at a time, and sorted by length.
 _WINDOW = 2048

@@ -1,4 +1,4 @@
-"""What a set of scored pairs says: accuracy with an interval, quality as probabilities, correlation with length.
+"""What a set of scored pairs says: accuracy with an interval, correlation with length.
 
 Pairs of one prompt are not independent, so intervals are computed by prompt. Plain numbers in, plain numbers out:
 knows neither models nor files.
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from reward_model.calibration import margin_quality
 
 #: 97.5 % point of the normal distribution: all intervals are 95 % intervals.
 _Z = 1.959963984540054
@@ -34,21 +32,6 @@ class Accuracy:
     n: int
     accuracy: float
     accuracy_interval: tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class ProbabilityQuality:
-    """How good sigmoid(margin / T) is as the probability that the chosen response is preferred.
-
-    Attributes:
-        ece: expected calibration error of the predicted winner, ten equal-mass bins.
-        nll: mean negative log-likelihood, in nats.
-        brier: mean squared error of the probability.
-    """
-
-    ece: float
-    nll: float
-    brier: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +138,6 @@ def t_quantile(degrees: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4),
     )
     return math.fsum(terms)
-
-
-def probability_quality(
-    margins: Sequence[float], temperature: float, labels: Sequence[float] | None = None
-) -> ProbabilityQuality:
-    """Judges sigmoid(margin / temperature) over one or more `margins` (chosen minus rejected, finite)."""
-    return ProbabilityQuality(**margin_quality([margin / temperature for margin in margins], labels))
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:

@@ -5,7 +5,8 @@ from training.data import RowReport
 from training.evaluation import Comparison, Evaluation, Provenance
 from training.paired import paired_difference
 from training.pairs import BadRow
-from training.statistics import Accuracy, Correlation, ProbabilityQuality
+from training.probabilities import ProbabilityQuality
+from training.statistics import Accuracy, Correlation
 
 
 def result(*, lines_without_score: tuple[int, ...] = ()) -> Evaluation:
@@ -22,7 +23,7 @@ def result(*, lines_without_score: tuple[int, ...] = ()) -> Evaluation:
         by_subset={},
         longer_wins=0.55,
         length_balanced=Accuracy(9, 0.6, (0.4, 0.8)),
-        probabilities=ProbabilityQuality(0.05, 0.61, 0.21),
+        probabilities=ProbabilityQuality(0.05, 0.07, 0.61, 0.62, 0.65, 0.21),
         length_correlation=Correlation(0.2, None),
         reward=RewardStatistics(0.1, 1.2, tuple(float(i) for i in range(9)), 20),
         truncated=3,

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_model.calibration import agreement, sigmoid
+from training.probabilities import ece_by_chance, probability_quality
 from training.statistics import (
     accuracy,
     balanced_accuracy,
     clustered_interval,
     correlation,
-    probability_quality,
     ranks,
     t_quantile,
 )
@@ -190,3 +190,28 @@ def test_balance_needs_pairs_on_both_sides() -> None:
     alone = balanced_accuracy([1.0, 0.0], [1.0, 0.0], "aa")
     assert alone is not None
     assert alone.accuracy_interval == (0, 1)
+
+
+def test_the_calibration_error_of_right_probabilities_is_below_its_quantile_95_times_in_100() -> None:
+    generator = np.random.default_rng(3)
+    below = 0
+    for _ in range(200):
+        margins = generator.normal(0, 0.8, 300)
+        signs = np.where(generator.random(300) < 1 / (1 + np.exp(-np.abs(margins))), 1, -1)
+        drawn = (np.abs(margins) * signs).tolist()
+        below += probability_quality(drawn, 1.0).ece <= ece_by_chance(drawn)
+    assert 180 <= below <= 198
+
+
+def test_a_few_pairs_have_a_large_calibration_error_by_chance() -> None:
+    assert ece_by_chance([0.0]) == pytest.approx(0.5)
+    assert ece_by_chance([1.0, -2.0, 0.5]) > ece_by_chance([1.0, -2.0, 0.5] * 100) > 0
+    assert ece_by_chance([800.0, -800.0]) == 0
+
+
+def test_likelihood_stands_beside_that_of_no_temperature_and_of_a_constant() -> None:
+    margins = [2.0, 2.0, 2.0, -2.0]
+    quality = probability_quality(margins, 4.0)
+    assert quality.nll_uncalibrated == pytest.approx(probability_quality(margins, 1.0).nll)
+    assert quality.nll_constant == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert probability_quality([1.0, 1.0], 1.0).nll_constant == 0

@@ -17,8 +17,9 @@ from training.documents import read_document
 from training.examples import Example
 from training.outcomes import Outcomes
 from training.pairs import PreferencePair
+from training.probabilities import ProbabilityQuality, probability_quality
 from training.rows import DataError
-from training.statistics import Accuracy, Correlation, ProbabilityQuality, accuracy, correlation, probability_quality
+from training.statistics import Accuracy, Correlation, accuracy, correlation
 
 HELD_OUT_FILE = "held_out.json"
 _FORMAT_VERSION = 1
