@@ -1,0 +1,237 @@
+"""What is left of a service that is asked for ten times what it can do?
+
+Samples are due at random times at a fixed rate (an open loop: nobody waits for anybody), each with a deadline. What is
+asked for beyond the capacity must be refused at once, what is let in must be answered within its deadline, and the
+model must not notice. The model is a stub of a fixed speed, or with --model a checkpoint, whose capacity is measured
+first.
+"""
+
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import quantiles
+
+import uvloop
+
+from benchmarks.soak import questions, servers
+from benchmarks.soak.connections import Answer, Connection
+from benchmarks.soak.servers import Process
+from benchmarks.soak.verdicts import Memory, Verdict, parser, report, stop, tell_progress
+
+#: The stub's speed, and what it gets in one batch: a fifth of a second's work.
+INPUTS_PER_SECOND, BATCH_TOKENS = 50.0, 300
+PROBE_SECONDS = 0.1
+#: Time without samples after which a service must be as new.
+RECOVERY_SECONDS = 2.0
+#: Clients that wait for one another, to learn what a model can do.
+CALIBRATION_CLIENTS = 64
+
+GOODPUT, REFUSAL_SECONDS, GROWTH = 0.9, 0.05, 0.02
+
+
+@dataclass(slots=True)
+class Flood:
+    """What came of a run so far; times in seconds."""
+
+    seconds: float
+    deadline: float
+    sent: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    answered: list[tuple[float, float]] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    retry_after: Counter[str] = field(default_factory=Counter)
+    probes: Counter[int] = field(default_factory=Counter)
+    probe_seconds: list[float] = field(default_factory=list)
+    memory: list[tuple[float, int]] = field(default_factory=list)
+
+    def elapsed(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.started
+
+    def count(self, answer: Answer, took: float) -> None:
+        """Takes in an answer."""
+        self.statuses[answer.status] += 1
+        if answer.status == 200:
+            self.answered.append((self.elapsed(), took))
+        if answer.status == 503:
+            self.refused.append(took)
+            self.retry_after[answer.headers.get("retry-after", "missing")] += 1
+
+    def goodput(self) -> float:
+        """Samples answered a second, until the last one was sent."""
+        return sum(at <= self.seconds for at, _ in self.answered) / self.seconds
+
+
+class Crowd:
+    """Connections, as many as are needed at once; each sample takes one that is free."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._free: list[Connection] = []
+
+    async def ask(self, body: bytes, headers: dict[str, str]) -> Answer:
+        """Sends one request."""
+        connection = self._free.pop() if self._free else await Connection.open(self._port)
+        answer = await connection.post("/score", body, headers)
+        if not connection.closed:
+            self._free.append(connection)
+        return answer
+
+    def close(self) -> None:
+        """Closes them all."""
+        for connection in self._free:
+            connection.close()
+
+
+async def capacity(port: int, seconds: float) -> float:
+    """Samples a second that the service answers when as many clients as it likes wait for one another."""
+    crowd, rng = Crowd(port), random.Random(1)
+    until = time.perf_counter() + seconds
+    answered = 0
+
+    async def client() -> None:
+        nonlocal answered
+        while time.perf_counter() < until:
+            answered += (await crowd.ask(questions.sample(rng), {})).status == 200
+
+    await asyncio.gather(*(client() for _ in range(CALIBRATION_CLIENTS)))
+    crowd.close()
+    return answered / seconds
+
+
+async def flood(process: Process, rate: float, seconds: float, deadline: float) -> Flood:
+    """Sends samples at `rate` for `seconds`, each of which wants its answer within `deadline` seconds."""
+    crowd, rng, waves = Crowd(process.port), random.Random(0), set[asyncio.Task[None]]()
+    seen = Flood(seconds, deadline)
+    headers = {"X-Request-Timeout": f"{deadline:g}"}
+
+    async def ask() -> None:
+        body = questions.sample(rng)
+        sent = time.perf_counter()
+        answer = await crowd.ask(body, headers)
+        seen.count(answer, time.perf_counter() - sent)
+
+    watch = asyncio.create_task(_watch(process, seen))
+    progress = asyncio.create_task(tell_progress(lambda: f"{seen.sent} sent, {dict(seen.statuses)}"))
+    due = 0.0
+    while (due := due + rng.expovariate(rate)) < seconds:
+        if (pause := due - seen.elapsed()) > 0:
+            await asyncio.sleep(pause)
+        seen.sent += 1
+        wave = asyncio.create_task(ask())
+        waves.add(wave)
+        wave.add_done_callback(waves.discard)
+    await asyncio.gather(*waves)
+    await stop(watch, progress)
+    crowd.close()
+    return seen
+
+
+async def _watch(process: Process, seen: Flood) -> None:
+    connection = await Connection.open(process.port)
+    while True:
+        if seen.elapsed() < seen.seconds:
+            seen.memory.append((seen.elapsed() / seen.seconds, process.resident_bytes()))
+        for path in ("/livez", "/readyz"):
+            sent = time.perf_counter()
+            seen.probes[(await connection.get(path)).status] += 1
+            seen.probe_seconds.append(time.perf_counter() - sent)
+        await asyncio.sleep(PROBE_SECONDS)
+
+
+async def recovered(process: Process) -> Verdict:
+    """Whether the service is as new soon after."""
+    await asyncio.sleep(RECOVERY_SECONDS)
+    connection = await Connection.open(process.port)
+    sent = time.perf_counter()
+    answer = await connection.post("/score", questions.sample(random.Random(2)), {})
+    seen = f"{answer.status} after {1000 * (time.perf_counter() - sent):.0f} ms"
+    connection.close()
+    return Verdict(f"{RECOVERY_SECONDS:g} s later a sample is answered", answer.status == 200, seen)
+
+
+def judge(seen: Flood, able: float) -> list[Verdict]:
+    """What the run says, for a service that can do `able` samples a second."""
+    good, late = seen.goodput() / able, seen.statuses[504]
+    slowest = max((took for _, took in seen.answered), default=0.0)
+    unforeseen = {status: count for status, count in seen.statuses.items() if status not in {200, 503, 504}}
+    told = all(value.isdecimal() and 1 <= int(value) <= 60 for value in seen.retry_after)
+    refusal = _percentile(seen.refused, 99)
+    probes = ", ".join(f"{count} times {status}" for status, count in seen.probes.items())
+    return [
+        Verdict(
+            f"goodput is at least {100 * GOODPUT:g} % of capacity",
+            good >= GOODPUT,
+            f"{seen.goodput():.1f} of {able:.1f} a second, {100 * good:.0f} %",
+        ),
+        Verdict(
+            f"what is let in is answered within its deadline of {seen.deadline:g} s",
+            not late and slowest <= seen.deadline,
+            f"{late} of {late + seen.statuses[200]} too late, the slowest after {slowest:.2f} s",
+        ),
+        Verdict("all else is refused", not unforeseen, f"other statuses: {unforeseen or 'none'}"),
+        Verdict("a refusal says when to try again", told, f"Retry-After: {dict(sorted(seen.retry_after.items()))}"),
+        Verdict(
+            f"99 of 100 refusals come within {1000 * REFUSAL_SECONDS:g} ms",
+            refusal < REFUSAL_SECONDS,
+            f"50 % in {1000 * _percentile(seen.refused, 50):.1f} ms, 99 % in {1000 * refusal:.1f} ms",
+        ),
+        Verdict(
+            "/livez and /readyz are 200 throughout",
+            set(seen.probes) == {200},
+            f"{probes}, 99 % in {1000 * _percentile(seen.probe_seconds, 99):.1f} ms",
+        ),
+        Memory(seen.memory).verdict(GROWTH),
+    ]
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    return quantiles(values, n=100)[percent - 1] if len(values) > 1 else 0.0
+
+
+@contextmanager
+def _server(model: str | None) -> Iterator[Process]:
+    if model is not None:
+        with servers.real(model) as process:
+            yield process
+    else:
+        flags = ["--max-batch-tokens", str(BATCH_TOKENS)]
+        with servers.stub(inputs_per_second=INPUTS_PER_SECOND, flags=flags) as process:
+            yield process
+
+
+def soak(model: str | None, factor: float, seconds: float, timeout: float) -> bool:
+    """Runs and reports; true if all holds."""
+    with _server(model) as process:
+        able = INPUTS_PER_SECOND if model is None else uvloop.run(capacity(process.port, min(10.0, seconds)))
+        seen = uvloop.run(flood(process, factor * able, seconds, timeout))
+        verdicts = [*judge(seen, able), uvloop.run(recovered(process))]
+        code = process.end()
+        verdicts.append(Verdict("it ends as it should", code == 0, f"exit code {code}"))
+    counts: dict[str, object] = {
+        "model": model or f"a stub, {INPUTS_PER_SECOND:g} inputs a second",
+        "load": f"{seen.sent} samples in {seconds:g} s, {seen.sent / seconds / able:.1f} times the capacity",
+        "statuses": dict(sorted(seen.statuses.items())),
+    }
+    return report("overload", verdicts, counts)
+
+
+def main(argv: list[str]) -> int:
+    """Runs; 0 if all holds."""
+    flags = parser(__doc__)
+    flags.add_argument("--model", help="directory of a checkpoint; default: the stub")
+    flags.add_argument("--factor", type=float, default=10.0, help="load over capacity")
+    flags.add_argument("--seconds", type=float, default=60.0)
+    flags.add_argument("--timeout", type=float, default=5.0, help="seconds that each sample may take")
+    given = flags.parse_args(argv)
+    return 0 if soak(given.model, given.factor, given.seconds, given.timeout) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
