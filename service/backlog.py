@@ -46,6 +46,7 @@ class Request:
         answer: done when all inputs have a score or one failed, or when caller or deadline ended it.
         expires: time.monotonic() from which on nobody wants the answer.
         taken: how many inputs have left the backlog; the backlog's own.
+        left: tokens of the others; the backlog's own.
         credit: tokens that it may still add to batches in its turn; the backlog's own.
     """
 
@@ -54,10 +55,15 @@ class Request:
     expires: float
     submitted: float = field(default_factory=time.monotonic)
     taken: int = 0
+    left: int = field(init=False)
     credit: int = 0
     _scores: dict[int, Score] = field(default_factory=dict)
     _queue_seconds: float | None = None
     _forward_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Counts once what is asked for again and again."""
+        self.left = count_tokens(self.inputs)
 
     def batch_ended(self, started: float, seconds: float) -> None:
         """Notes a batch that some of the inputs were part of; called before their `resolve`."""
@@ -133,6 +139,11 @@ class Backlog:
         self._closed = False
 
     @property
+    def budget(self) -> int:
+        """Tokens that inputs add to one batch."""
+        return self._budget
+
+    @property
     def tokens(self) -> int:
         """Tokens that wait."""
         return self._tokens
@@ -142,8 +153,15 @@ class Backlog:
         with self._changed:
             request.credit = self._quantum
             self._requests[request] = None
-            self._count(len(request.inputs), count_tokens(request.inputs))
+            self._count(len(request.inputs), request.left)
             self._changed.notify()
+
+    def ahead(self, tokens: int) -> int:
+        """How many of the tokens that wait come before the last of a new request of `tokens`, at most."""
+        turns = -(-tokens // self._quantum)
+        with self._changed:
+            most = ((one.left, one.credit + (turns - 1) * self._quantum) for one in self._requests)
+            return sum(map(min, most))
 
     def discard(self, request: Request) -> None:
         """Removes what is left of `request`, if anything is."""
@@ -211,6 +229,7 @@ class Backlog:
 
     def _taken(self, request: Request, added: int) -> None:
         """Notes that the next input of `request` is in a batch."""
+        request.left -= len(request.inputs[request.taken].token_ids)
         request.taken += 1
         request.credit -= added
         if request.taken == len(request.inputs):
@@ -220,8 +239,7 @@ class Backlog:
         if request not in self._requests:
             return
         del self._requests[request]
-        waiting = request.inputs[request.taken :]
-        self._count(-len(waiting), -count_tokens(waiting))
+        self._count(request.taken - len(request.inputs), -request.left)
 
     def _count(self, sequences: int, tokens: int) -> None:
         self._sequences += sequences

@@ -19,7 +19,8 @@ from functools import partial
 
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
-from service.backlog import Backlog, Request, Scored, count_tokens
+from service.admission import Admission
+from service.backlog import Backlog, Request, Scored
 from service.errors import (
     Broken,
     CannotCompute,
@@ -27,7 +28,6 @@ from service.errors import (
     DeadlineExceeded,
     Draining,
     NonFiniteScore,
-    Overloaded,
     ServiceError,
 )
 from service.isolation import Failure, Outcome
@@ -56,10 +56,10 @@ class Batcher:
 
     def __init__(self, scorer: Scorer, metrics: Metrics, *, max_batch_tokens: int, max_queue_tokens: int) -> None:
         self._metrics = metrics
-        self._max_queue_tokens = max_queue_tokens
         self._backlog = Backlog(metrics, budget=max_batch_tokens, meter=scorer.meter)
-        self._speed = Speed()
-        self._pipeline = Pipeline(scorer, self._backlog, metrics, self._speed, self._hand_over_batch)
+        speed = Speed()
+        self._pipeline = Pipeline(scorer, self._backlog, metrics, speed, self._hand_over_batch)
+        self._admission = Admission(self._backlog, speed, lambda: self._pipeline.computing, metrics, max_queue_tokens)
         self._thread = threading.Thread(target=self._serve, name="scorer", daemon=True)
         self._open: set[Request] = set()
         self._refusal: type[Draining | Broken] | None = None
@@ -79,15 +79,19 @@ class Batcher:
         since = self._pipeline.busy_since
         return 0.0 if since is None else time.monotonic() - since
 
-    async def submit(self, inputs: Sequence[Rendered], *, deadline: float | None = None) -> Scored:
+    async def submit(
+        self, inputs: Sequence[Rendered], *, deadline: float | None = None, patience: float = 0.0
+    ) -> Scored:
         """Scores `inputs`, all or none.
 
         Args:
             inputs: in any number; a request larger than a batch spans several.
             deadline: loop.time() after which the answer is of no use.
+            patience: seconds for which it may wait in line until it is let in, for callers that could not be told to
+                try again; default: it is let in or refused at once.
 
         Raises:
-            Overloaded: too much waits already; says when to try again.
+            Overloaded: too much waits already, for the queue or for the deadline; says when to try again.
             Draining: the batcher is being stopped.
             Broken: the model is lost.
             DeadlineExceeded: the deadline has passed; what had not reached the model never will.
@@ -97,14 +101,17 @@ class Batcher:
         if deadline is not None and deadline <= now:
             self._metrics.observe_failure("deadline")
             raise DeadlineExceeded
-        self._admit(inputs)
+        if self._refusal is not None:
+            raise self._refusal
         if not inputs:
             return Scored([], 0, 0.0, 0.0)
         # The scorer thread may not ask the loop for its time, so the deadline moves to a clock of its own.
         expires = math.inf if deadline is None else time.monotonic() + deadline - now
         request = Request(inputs, self._loop.create_future(), expires)
+        self._admission.enter(request, patience=patience)
         timer = None if deadline is None else self._loop.call_at(deadline, _fail, request, DeadlineExceeded)
-        self._enter(request)
+        self._open.add(request)
+        self._idle.clear()
         try:
             scored = await request.answer
         except (DeadlineExceeded, asyncio.CancelledError) as error:
@@ -133,25 +140,8 @@ class Batcher:
         if self._thread.is_alive():
             log.error("the model is still busy after %.0f s and is left behind", JOIN_SECONDS)
 
-    def _admit(self, inputs: Sequence[Rendered]) -> None:
-        """Counts a request in, or raises why it stays out."""
-        if self._refusal is not None:
-            raise self._refusal
-        tokens = count_tokens(inputs)
-        waiting = self._backlog.tokens
-        excess = min(waiting, waiting + tokens - self._max_queue_tokens)
-        # Alone in the queue a request of any size is let in, or it could never be.
-        if excess > 0:
-            raise Overloaded(retry_after=self._speed.seconds_for(excess))
-        self._metrics.observe_admitted(len(inputs), tokens)
-
-    def _enter(self, request: Request) -> None:
-        self._open.add(request)
-        self._idle.clear()
-        self._backlog.add(request)
-
     def _leave(self, request: Request) -> None:
-        self._backlog.discard(request)
+        self._admission.leave(request)
         self._open.discard(request)
         if not self._open:
             self._idle.set()
@@ -194,6 +184,7 @@ class Batcher:
             request.batch_ended(batch.started, batch.seconds)
         for item, outcome in zip(batch.items, batch.outcomes, strict=True):
             item.request.resolve(item.index, self._told(item.index, outcome))
+        self._admission.advance()
 
     def _told(self, index: int, outcome: Outcome) -> Score | ComputeError:
         """What the caller is told of an outcome."""

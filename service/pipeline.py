@@ -55,7 +55,7 @@ class _Flight:
 
 
 class Pipeline:
-    """Keeps the model busy with what waits. `serve` is one thread's, `busy_since` may be read by any.
+    """Keeps the model busy with what waits. `serve` is one thread's, `busy_since` and `computing` may be read by any.
 
     Args:
         scorer: the model; called by `serve` only.
@@ -77,6 +77,8 @@ class Pipeline:
         self._last_ended = 0.0
         #: time.monotonic() when the model began with what it is busy with; None when idle.
         self.busy_since: float | None = None
+        #: Tokens of what it is busy with.
+        self.computing = 0
 
     def serve(self) -> None:
         """Batch after batch, until the backlog is closed and what was launched is done.
@@ -105,6 +107,7 @@ class Pipeline:
         started = time.monotonic()
         if not self._flights:
             self.busy_since = started
+        self.computing += count_tokens(inputs)
         return _Flight(items, inputs, started, launch_isolated(self._scorer.launch, inputs))
 
     def _end(self, flight: _Flight) -> None:
@@ -115,6 +118,7 @@ class Pipeline:
         # A batch that was launched early waited for the device until the one before it had ended.
         started = min(ended, max(flight.launched_at, self._last_ended))
         self._last_ended = ended
+        self.computing -= count_tokens(flight.inputs)
         self._observe(flight.inputs, outcomes, ended - started)
         self._done(Batch(flight.items, outcomes, started, ended - started))
 

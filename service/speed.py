@@ -25,6 +25,10 @@ class Speed:
         self._seconds = MEMORY * self._seconds + seconds
         self._estimate = self._tokens / max(self._seconds, 1e-9)
 
+    def tokens_in(self, seconds: float) -> float:
+        """How many tokens `seconds` are enough for; infinitely many where nothing is known yet."""
+        return math.inf if self._estimate is None else self._estimate * max(0.0, seconds)
+
     def seconds_for(self, tokens: int) -> int:
         """How long `tokens` take, in whole seconds; at least one, also where nothing is known yet."""
         if self._estimate is None:

@@ -117,7 +117,7 @@ async def flood(process: Process, rate: float, seconds: float, deadline: float) 
         answer = await crowd.ask(body, headers)
         seen.count(answer, time.perf_counter() - sent)
 
-    watch = asyncio.create_task(_watch(process, seen))
+    watches = [asyncio.create_task(watch(process, seen)) for watch in (_weigh, _probe)]
     progress = asyncio.create_task(tell_progress(lambda: f"{seen.sent} sent, {dict(seen.statuses)}"))
     due = 0.0
     while (due := due + rng.expovariate(rate)) < seconds:
@@ -128,16 +128,21 @@ async def flood(process: Process, rate: float, seconds: float, deadline: float) 
         waves.add(wave)
         wave.add_done_callback(waves.discard)
     await asyncio.gather(*waves)
-    await stop(watch, progress)
+    await stop(*watches, progress)
     crowd.close()
     return seen
 
 
-async def _watch(process: Process, seen: Flood) -> None:
-    connection = await Connection.open(process.port)
+async def _weigh(process: Process, seen: Flood) -> None:
     while True:
         if seen.elapsed() < seen.seconds:
             seen.memory.append((seen.elapsed() / seen.seconds, process.resident_bytes()))
+        await asyncio.sleep(PROBE_SECONDS)
+
+
+async def _probe(process: Process, seen: Flood) -> None:
+    connection = await Connection.open(process.port)
+    while True:
         for path in ("/livez", "/readyz"):
             sent = time.perf_counter()
             seen.probes[(await connection.get(path)).status] += 1

