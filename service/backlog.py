@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from reward_model.meter import Meter
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
+from service.budget import BatchBudget
 from service.errors import ComputeError
 from service.metrics import Metrics
 
@@ -122,14 +123,13 @@ class Backlog:
 
     Args:
         metrics: is told what waits.
-        budget: tokens that inputs add to one batch; one input alone may have more.
+        budget: of tokens that inputs add to one batch; one input alone may have more.
         meter: makes what counts them, for each batch.
     """
 
-    def __init__(self, metrics: Metrics, *, budget: int, meter: Callable[[], Meter]) -> None:
+    def __init__(self, metrics: Metrics, *, budget: BatchBudget, meter: Callable[[], Meter]) -> None:
         self._metrics = metrics
         self._budget = budget
-        self._quantum = max(1, budget // TURNS)
         self._meter = meter
         self._changed = threading.Condition()
         # The first has its turn. Any can leave at once: an abandoned one does not hold memory until then.
@@ -141,7 +141,11 @@ class Backlog:
     @property
     def budget(self) -> int:
         """Tokens that inputs add to one batch."""
-        return self._budget
+        return self._budget.tokens
+
+    @property
+    def _quantum(self) -> int:
+        return max(1, self.budget // TURNS)
 
     @property
     def tokens(self) -> int:
@@ -158,10 +162,10 @@ class Backlog:
 
     def ahead(self, tokens: int) -> int:
         """How many of the tokens that wait come before the last of a new request of `tokens`, at most."""
-        turns = -(-tokens // self._quantum)
+        quantum = self._quantum
+        later = quantum * ((tokens - 1) // quantum)
         with self._changed:
-            most = ((one.left, one.credit + (turns - 1) * self._quantum) for one in self._requests)
-            return sum(map(min, most))
+            return sum(min(one.left, one.credit + later) for one in self._requests)
 
     def discard(self, request: Request) -> None:
         """Removes what is left of `request`, if anything is."""
@@ -193,7 +197,8 @@ class Backlog:
 
     def _next_batch(self) -> list[Item]:
         batch: list[Item] = []
-        meter, room = self._meter(), self._budget
+        self._budget.recover()
+        meter, room = self._meter(), self.budget
         #: What the next input of a request would add to this batch, where it was too much for a turn.
         costs: dict[Request, int] = {}
         now = time.monotonic()

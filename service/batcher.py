@@ -21,6 +21,7 @@ from reward_model.rendering import Rendered
 from reward_model.scores import Score
 from service.admission import Admission
 from service.backlog import Backlog, Request, Scored
+from service.budget import BatchBudget
 from service.errors import (
     Broken,
     CannotCompute,
@@ -56,9 +57,10 @@ class Batcher:
 
     def __init__(self, scorer: Scorer, metrics: Metrics, *, max_batch_tokens: int, max_queue_tokens: int) -> None:
         self._metrics = metrics
-        self._backlog = Backlog(metrics, budget=max_batch_tokens, meter=scorer.meter)
+        budget = BatchBudget(max_batch_tokens, metrics)
+        self._backlog = Backlog(metrics, budget=budget, meter=scorer.meter)
         speed = Speed()
-        self._pipeline = Pipeline(scorer, self._backlog, metrics, speed, self._hand_over_batch)
+        self._pipeline = Pipeline(scorer, self._backlog, budget, metrics, speed, self._hand_over_batch)
         self._admission = Admission(self._backlog, speed, lambda: self._pipeline.computing, metrics, max_queue_tokens)
         self._thread = threading.Thread(target=self._serve, name="scorer", daemon=True)
         self._open: set[Request] = set()

@@ -28,6 +28,8 @@ class Failure(enum.Enum):
 Outcome = Score | Failure
 #: What became of the launch of a batch.
 Launched = Pending | Failure
+#: The scores of a batch, or why there are none.
+Result = list[Score] | Failure
 #: `Scorer.run`.
 Run = Callable[[Sequence[Rendered]], list[Score]]
 T = TypeVar("T")
@@ -42,18 +44,26 @@ def launch_isolated(launch: Callable[[Sequence[Rendered]], Pending], batch: Sequ
     return _attempt(lambda: launch(batch), len(batch))
 
 
-def run_isolated(run: Run, batch: Sequence[Rendered], launched: Launched) -> list[Outcome]:
-    """The outcomes of a launched `batch`; where it failed, each guilty input gets a Failure and all others their score.
-
-    Args:
-        run: scores a part of the batch once more.
-        batch: one or more inputs.
-        launched: what `launch_isolated` made of them.
+def result_of(launched: Launched, batch: Sequence[Rendered]) -> Result:
+    """Waits for what became of a launched `batch` as a whole.
 
     Raises:
         DeviceLost: nothing can be computed any more.
     """
-    result = launched if isinstance(launched, Failure) else _scores(launched.result, batch)
+    return launched if isinstance(launched, Failure) else _scores(launched.result, batch)
+
+
+def run_isolated(run: Run, batch: Sequence[Rendered], result: Result) -> list[Outcome]:
+    """The outcomes of a `batch` that was run; where it failed, each guilty input gets a Failure, all others a score.
+
+    Args:
+        run: scores a part of the batch once more.
+        batch: one or more inputs.
+        result: what became of it as a whole.
+
+    Raises:
+        DeviceLost: nothing can be computed any more.
+    """
     if isinstance(result, Failure):
         return _search(run, batch)
     return _without_non_finite(run, batch, result)
@@ -75,7 +85,7 @@ def _search(run: Run, batch: Sequence[Rendered]) -> list[Outcome]:
     return outcomes
 
 
-def _scores(score: Callable[[], list[Score]], batch: Sequence[Rendered]) -> list[Score] | Failure:
+def _scores(score: Callable[[], list[Score]], batch: Sequence[Rendered]) -> Result:
     """One run: as many scores as there are inputs, or why not."""
     scores = _attempt(score, len(batch))
     if not isinstance(scores, Failure) and len(scores) != len(batch):

@@ -79,6 +79,11 @@ class Metrics:
         self._batch_sequences = Histogram(
             "reward_batch_sequences", "Inputs of a batch.", buckets=SEQUENCES, registry=registry
         )
+        self._batch_budget = Gauge(
+            "reward_batch_budget_tokens",
+            "Tokens that a batch may have: less than set for a while after memory ran out.",
+            registry=registry,
+        )
         self._queue_sequences = Gauge("reward_queue_sequences", "Inputs that wait.", registry=registry)
         self._queue_tokens = Gauge("reward_queue_tokens", "Tokens that wait.", registry=registry)
 
@@ -149,6 +154,10 @@ class Metrics:
         """The queue changed: this much waits now."""
         self._queue_sequences.set(sequences)
         self._queue_tokens.set(tokens)
+
+    def observe_batch_budget(self, tokens: int) -> None:
+        """A batch may have so many tokens from now on."""
+        self._batch_budget.set(tokens)
 
     def observe_batch(self, sequences: int, tokens: int, padding: int = 0) -> None:
         """The model ran a batch of `tokens` real tokens, and `padding` that are not."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
 from service.backlog import Backlog, Item, count_tokens
-from service.isolation import Failure, Launched, Outcome, launch_isolated, run_isolated
+from service.budget import BatchBudget
+from service.isolation import Failure, Launched, Outcome, launch_isolated, result_of, run_isolated
 from service.metrics import Metrics
 from service.scorer import Scorer
 from service.speed import Speed
@@ -43,10 +44,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A batch that has been launched."""
+    """A batch that has been launched, and the tokens that it might have had."""
 
     items: list[Item]
     inputs: list[Rendered]
+    budget: int
     launched_at: float
     launched: Launched
 
@@ -60,16 +62,24 @@ class Pipeline:
     Args:
         scorer: the model; called by `serve` only.
         backlog: what waits.
+        budget: of its batches; is told when memory runs out.
         metrics: is told of every batch.
         speed: is told of every batch.
         done: called with every batch, in the order of their ends.
     """
 
     def __init__(
-        self, scorer: Scorer, backlog: Backlog, metrics: Metrics, speed: Speed, done: Callable[[Batch], None]
+        self,
+        scorer: Scorer,
+        backlog: Backlog,
+        budget: BatchBudget,
+        metrics: Metrics,
+        speed: Speed,
+        done: Callable[[Batch], None],
     ) -> None:
         self._scorer = scorer
         self._backlog = backlog
+        self._budget = budget
         self._metrics = metrics
         self._speed = speed
         self._done = done
@@ -108,11 +118,16 @@ class Pipeline:
         if not self._flights:
             self.busy_since = started
         self.computing += count_tokens(inputs)
-        return _Flight(items, inputs, started, launch_isolated(self._scorer.launch, inputs))
+        launched = launch_isolated(self._scorer.launch, inputs)
+        return _Flight(items, inputs, self._budget.tokens, started, launched)
 
     def _end(self, flight: _Flight) -> None:
         """Waits for the outcomes and hands them on."""
-        outcomes = run_isolated(self._run_again, flight.inputs, flight.launched)
+        result = result_of(flight.launched, flight.inputs)
+        outcomes = run_isolated(self._run_again, flight.inputs, result)
+        if result is Failure.OUT_OF_MEMORY and Failure.OUT_OF_MEMORY not in outcomes:
+            # Its parts were computed, so it was too big. An input that is too big alone says nothing about batches.
+            self._budget.ran_out(min(flight.budget, count_tokens(flight.inputs)))
         ended = time.monotonic()
         self.busy_since = ended if self._flights else None
         # A batch that was launched early waited for the device until the one before it had ended.

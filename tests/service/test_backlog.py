@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from reward_model.meter import Meter, RepeatMeter, SharingMeter
 from reward_model.rendering import Rendered
 from service.backlog import TURNS, Backlog, Item, Request
+from service.budget import BatchBudget
 from service.metrics import Metrics
 
 METERS = st.sampled_from([RepeatMeter, SharingMeter])
@@ -25,7 +26,8 @@ _loop.close()
 
 
 def backlog(budget: int, meter: Callable[[], Meter] = RepeatMeter) -> Backlog:
-    return Backlog(Metrics(CollectorRegistry()), budget=budget, meter=meter)
+    metrics = Metrics(CollectorRegistry())
+    return Backlog(metrics, budget=BatchBudget(budget, metrics), meter=meter)
 
 
 def waiting(inputs: list[Rendered]) -> Request:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reward_model.rendering import Rendered
 from reward_model.scores import Score
-from service.isolation import Failure, Outcome, Run, launch_isolated, run_isolated
+from service.isolation import Failure, Outcome, Run, launch_isolated, result_of, run_isolated
 from service.scorer import DeviceLost
 from service.stub import StubScorer
 
@@ -22,7 +22,7 @@ def inputs(n: int) -> list[Rendered]:
 def isolated(run: Run, batch: Sequence[Rendered], *, at_launch: bool = True) -> list[Outcome]:
     """Launches `batch` on a device whose first errors show at launch or at the result."""
     device = StubScorer(fault=lambda inputs, _: run(inputs), asynchronous=not at_launch)
-    return run_isolated(run, batch, launch_isolated(device.launch, batch))
+    return run_isolated(run, batch, result_of(launch_isolated(device.launch, batch), batch))
 
 
 class Model:

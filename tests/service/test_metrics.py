@@ -21,6 +21,7 @@ WITHOUT_MODEL = {
     "reward_inputs": "counter",
     "reward_batch_tokens": "histogram",
     "reward_batch_sequences": "histogram",
+    "reward_batch_budget_tokens": "gauge",
     "reward_queue_sequences": "gauge",
     "reward_queue_tokens": "gauge",
     "reward_tokens": "counter",
