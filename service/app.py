@@ -42,7 +42,7 @@ def create_app(
     keys = ApiKeys(settings.api_key_file) if settings.api_key_file else None
     metrics = Metrics(registry or CollectorRegistry())
     runtime = Runtime(settings, load, metrics)
-    document = openapi.document(__version__)
+    document = openapi.document(__version__, keys=keys is not None)
     routers = [routes.router, health.router, pages.page_router(document)]
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.answers import CompareResponse, ModelResponse, Problem, RenderResponse, ScoreResponse
-from service.schemas import CompareRequest, RenderRequest, ScoreRequest
+from service.schemas import SECONDS, CompareRequest, RenderRequest, ScoreRequest
 
 Json = dict[str, Any]
 
@@ -48,6 +48,11 @@ class Operation:
     media_type: str = "application/json"
     public: bool = False
 
+    @property
+    def name(self) -> str:
+        """What tells it from others."""
+        return self.path.strip("/") or "playground"
+
 
 _WORK = (400, 401, 413, 415, 422, 500, 503, 504)
 
@@ -59,11 +64,14 @@ OPERATIONS = (
     Operation("get", "/livez", "Is the process making progress?", None, None, (503,), "text/plain", public=True),
     Operation("get", "/readyz", "Is the service ready for work?", None, None, (503,), "text/plain", public=True),
     Operation("get", "/metrics", "Metrics for Prometheus", None, None, (), "text/plain", public=True),
+    Operation("get", "/", "Playground", None, None, (401,), "text/html"),
+    Operation("get", "/docs", "This document for people", None, None, (401,), "text/html"),
+    Operation("get", "/openapi.json", "This document", None, None, (401,)),
 )
 
 
-def document(version: str, operations: Sequence[Operation] = OPERATIONS) -> Json:
-    """The OpenAPI 3.1 document."""
+def document(version: str, operations: Sequence[Operation] = OPERATIONS, *, keys: bool = False) -> Json:
+    """The OpenAPI 3.1 document of a service that wants an API key or, without `keys`, none."""
     models = {model for op in operations for model in (op.request, op.response) if model} | {Problem}
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schema = models_json_schema(
@@ -71,7 +79,7 @@ def document(version: str, operations: Sequence[Operation] = OPERATIONS) -> Json
     )
     paths: Json = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, keys=keys)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -82,7 +90,7 @@ def document(version: str, operations: Sequence[Operation] = OPERATIONS) -> Json
         "paths": paths,
         "components": {
             "schemas": schema["$defs"],
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "where keys are set"}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}} if keys else {},
         },
     }
 
@@ -91,14 +99,13 @@ def _mode(model: type[BaseModel]) -> Any:
     return "validation" if model.__name__.endswith("Request") else "serialization"
 
 
-def _operation(operation: Operation) -> Json:
+def _operation(operation: Operation, *, keys: bool) -> Json:
     result: Json = {
-        "operationId": operation.path.strip("/"),
+        "operationId": operation.name,
         "summary": operation.summary,
         "parameters": _PARAMETERS if operation.request else [_REQUEST_ID],
         "responses": {"200": _success(operation)} | {str(status): _problem(status) for status in operation.statuses},
-        # {} is "or none": whether keys are set is the operator's choice.
-        "security": [] if operation.public else [{"key": []}, {}],
+        "security": [{"key": []}] if keys and not operation.public else [],
     }
     if operation.request:
         content = {"application/json": {"schema": _ref(operation.request)}}
@@ -107,7 +114,8 @@ def _operation(operation: Operation) -> Json:
 
 
 def _success(operation: Operation) -> Json:
-    schema = _ref(operation.response) if operation.response else {"type": "string"}
+    plain = "object" if operation.media_type == "application/json" else "string"
+    schema = _ref(operation.response) if operation.response else {"type": plain}
     return {
         "description": "OK",
         "headers": {"X-Request-Id": _STRING_HEADER, "Server-Timing": _STRING_HEADER},
@@ -145,6 +153,6 @@ _PARAMETERS: list[Json] = [
         "in": "header",
         "required": False,
         "description": "seconds after which the answer is of no use any more",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
+        "schema": {"type": "string", "pattern": f"^({SECONDS})$", "examples": ["1.5"]},
     },
 ]

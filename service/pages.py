@@ -118,5 +118,5 @@ def _used(node: object, schemas: Json, found: Json) -> Json:
 
 
 def _resolve(schema: Json, schemas: Json) -> Json:
-    resolved: Json = schemas[schema["$ref"].rpartition("/")[2]]
+    resolved: Json = schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     return resolved

@@ -20,6 +20,9 @@ from reward_model.records import (
     as_prompt,
 )
 
+#: What X-Request-Timeout may be: a decimal number above zero, in one way only, so that no text is slow to match.
+SECONDS = r"0*[1-9][0-9]*(\.[0-9]*)?|0+\.0*[1-9][0-9]*"
+
 #: Names of the forms an input can have, as they show up in pydantic's error locations.
 FORMS = ("<sample>", "<chat>", "<templated>", "<tokens>", "<string>", "<messages>")
 

@@ -22,7 +22,7 @@ from service.batcher import Scored
 from service.errors import ComputeError, DeadlineExceeded, InvalidRequest, TooLarge
 from service.places import LocatedError, Place, as_input, as_response
 from service.runtime import Engine, Runtime
-from service.schemas import Body
+from service.schemas import SECONDS, Body
 from service.tokenization import ItemError
 from service.trace import Trace
 
@@ -35,7 +35,7 @@ MAX_REQUEST_TOKENS = 2_000_000
 #: What is answered sooner is not watched for a hang-up: that would be a tenth of all that a small request costs.
 PATIENCE_SECONDS = 0.05
 #: float() would take "1_0" for ten, and "infinity" for a number.
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?")
+_SECONDS = re.compile(SECONDS)
 
 
 def _timeout(request: Request, longest: float) -> float:
@@ -44,10 +44,9 @@ def _timeout(request: Request, longest: float) -> float:
     sent = request.headers.getlist("x-request-timeout")
     if len(sent) > 1:
         raise InvalidRequest([("X-Request-Timeout", "must be sent once")])
-    seconds = float(sent[0]) if _SECONDS.fullmatch(sent[0]) else 0.0
-    if not seconds > 0:
+    if not _SECONDS.fullmatch(sent[0]):
         raise InvalidRequest([("X-Request-Timeout", "must be a positive number of seconds, such as 1.5")])
-    return min(seconds, longest)
+    return min(float(sent[0]), longest)
 
 
 class Session:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import effort  # noqa: F401 - makes a profile known that a command line may name
 import pytest
 import tiny
 import torch

@@ -1,7 +1,8 @@
-"""A service in this process, over the stub scorer or another, started and ended the way a server does it."""
+"""A service over the stub scorer, in this process: with a server and sockets, or started and ended as by one."""
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -53,16 +54,21 @@ async def serving(
 
 
 @contextmanager
-def listening(scorer: Scorer, **values: object) -> Iterator[tuple[str, Runtime]]:
-    """A server on a free loopback port, and what is behind it; does not wait until the model is loaded."""
+def listening(scorer: Scorer | None = None, **values: object) -> Iterator[tuple[str, Runtime]]:
+    """A ready server on a free loopback port, and what is behind it."""
     settings = settings_with(port=0, **values)
-    app = create_app(settings, lambda: scorer)
+    app = create_app(settings, lambda: scorer or StubScorer())
     server = Server(app, settings)
     socket = server.config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
+    runtime = app.state.runtime
     try:
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}", app.state.runtime
+        until = time.monotonic() + 10
+        while not server.started or runtime.lifecycle.phase is Phase.LOADING:
+            assert time.monotonic() < until, "the service did not become ready"
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}", runtime
     finally:
         server.should_exit = True
         thread.join(20)

@@ -2,26 +2,14 @@
 
 import asyncio
 import random
-from contextlib import suppress
 
 import httpx
-import pytest
 from serving import listening
 
 from reward_model.records import Conversation, as_prompt
 from service.stub import StubScorer
 
 CLIENTS = 500
-
-
-async def until_ready(client: httpx.AsyncClient) -> None:
-    for _ in range(500):
-        # The server's thread may not have come to listen yet.
-        with suppress(httpx.ConnectError):
-            if (await client.get("/readyz")).status_code == 200:
-                return
-        await asyncio.sleep(0.02)
-    pytest.fail("the service did not become ready")
 
 
 async def ask(client: httpx.AsyncClient, number: int, patience: float | None) -> float | None:
@@ -48,7 +36,6 @@ async def ask_all(url: str) -> list[float | None]:
     rng = random.Random(0)
     patience = [rng.uniform(0.0, 0.4) if number % 5 == 0 else None for number in range(CLIENTS)]
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
-        await until_ready(client)
         return await asyncio.gather(*(ask(client, number, patience[number]) for number in range(CLIENTS)))
 
 

@@ -104,6 +104,7 @@ CASES = [
     Case("a response that was cut off", 200, None, {"inputs": [UNFINISHED]}),
     Case("100,000 tokens, to be cut", 200, None, one(prompt=LONG, response="b") | {"truncate": True}),
     Case("a normalised score", 200, None, one(text="a") | {"normalize": True}),
+    Case("a deadline that never comes", 200, None, headers={"X-Request-Timeout": "9" * 400}),
     Case("a charset that is UTF-8", 200, None, headers={"Content-Type": "application/json; charset=utf-8"}),
     Case("a chunked body", 200, None, json.dumps(one(text="a")).encode(), stream=True),
     Case("the last of two duplicate keys", 200, None, b'{"inputs": 3, "inputs": [{"text": "a"}]}'),
@@ -239,6 +240,7 @@ CASES = [
         "a deadline that passes", 504, "deadline-exceeded", headers={"X-Request-Timeout": "0.05"},
         load=lambda: StubScorer(inputs_per_second=2),
     ),
+    Case("a deadline of next to nothing", 504, "deadline-exceeded", headers={"X-Request-Timeout": f"0.{0:0400}1"}),
     Case(
         "the longest a request may take", 504, "deadline-exceeded", settings={"timeout_seconds": 0.05},
         load=lambda: StubScorer(inputs_per_second=2),
