@@ -83,7 +83,7 @@ REGRESSION = "--loss_type regression --attributes help"
         ("empty.jsonl", "", 1, "{data}: there are no rows"),
         ("blank.jsonl", "", 1, "{data}: there are no rows"),
         ("empty.parquet", "", 1, "{data}: not a readable Parquet file ("),
-        ("table.csv", "", 1, "{data}: of files, only .jsonl, .jsonl.gz and .parquet are read"),
+        ("table.csv", "", 1, "{data}: of files, only .jsonl, .jsonl.gz, .json and .parquet are read"),
         (
             "array.jsonl",
             "",
