@@ -54,8 +54,8 @@ async def serving(
 
 
 @contextmanager
-def listening(scorer: Scorer | None = None, **values: object) -> Iterator[tuple[str, Runtime]]:
-    """A ready server on a free loopback port, and what is behind it."""
+def listening(scorer: Scorer | None = None, *, ready: bool = True, **values: object) -> Iterator[tuple[str, Runtime]]:
+    """A server on a free loopback port, `ready` or not yet, and what is behind it."""
     settings = settings_with(port=0, **values)
     app = create_app(settings, lambda: scorer or StubScorer())
     server = Server(app, settings)
@@ -65,7 +65,7 @@ def listening(scorer: Scorer | None = None, **values: object) -> Iterator[tuple[
     runtime = app.state.runtime
     try:
         until = time.monotonic() + 10
-        while not server.started or runtime.lifecycle.phase is Phase.LOADING:
+        while not server.started or (ready and runtime.lifecycle.phase is Phase.LOADING):
             assert time.monotonic() < until, "the service did not become ready"
             time.sleep(0.005)
         yield f"http://127.0.0.1:{socket.getsockname()[1]}", runtime

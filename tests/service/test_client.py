@@ -158,7 +158,7 @@ def test_a_service_that_never_gets_ready_is_waited_for_until_then() -> None:
             release.wait(30)
             return super().info
 
-    with listening(Slow()) as (url, _), Client(url, timeout=0.5) as client:
+    with listening(Slow(), ready=False) as (url, _), Client(url, timeout=0.5) as client:
         until_live(url)
         with pytest.raises(TimedOut, match="503 Loading"):
             client.score([sample(1)])
