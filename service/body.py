@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails, from_json
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from service import structure
 from service.errors import InvalidRequest, MalformedJson, Overloaded, TooLarge, UnsupportedMediaType
 from service.places import path
 from service.schemas import FORMS, Body, unknown_field
@@ -103,9 +104,10 @@ def parse(model: type[Model], body: bytes, max_inputs: int) -> Model:
 
     Raises:
         MalformedJson: it is not JSON, not UTF-8, or too deep.
-        TooLarge: it holds more inputs (or responses) than `max_inputs`.
+        TooLarge: it holds more inputs (or responses) than `max_inputs`, or more values than so many can have.
         InvalidRequest: it is JSON, but not a `model`; says where.
     """
+    structure.check(body, max_inputs)
     raw = _json(body)
     inputs = model.count(raw)
     if inputs > max_inputs:

@@ -23,6 +23,7 @@ from service.errors import ComputeError, DeadlineExceeded, InvalidRequest, TooLa
 from service.places import LocatedError, Place, as_input, as_response
 from service.runtime import Engine, Runtime
 from service.schemas import SECONDS, Body
+from service.structure import MAX_REQUEST_TOKENS
 from service.tokenization import ItemError
 from service.trace import Trace
 
@@ -31,7 +32,6 @@ Item = TypeVar("Item")
 #: A prompt and the responses to it.
 Group = tuple[Prompt, Sequence[str]]
 
-MAX_REQUEST_TOKENS = 2_000_000
 #: What is answered sooner is not watched for a hang-up: that would be a tenth of all that a small request costs.
 PATIENCE_SECONDS = 0.05
 #: float() would take "1_0" for ten, and "infinity" for a number.

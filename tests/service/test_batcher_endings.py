@@ -272,3 +272,19 @@ def test_a_model_that_never_returns_does_not_keep_the_service_from_ending(monkey
     model.gate.set()
     service.thread.join(10)
     assert not service.thread.is_alive()
+
+
+def test_the_rest_of_a_large_request_whose_client_has_gone_never_reaches_the_model() -> None:
+    async def scenario() -> None:
+        model = Model(open_at_once=False)
+        async with Service(model, batch=10) as service:
+            large = asyncio.create_task(service.batcher.submit(request(*range(100))))
+            await reach(model.busy.is_set)
+            large.cancel()
+            assert isinstance(await outcome(large), asyncio.CancelledError)
+            assert service.value("queue_tokens") == 0
+            model.gate.set()
+            assert (await service.batcher.submit(request(1000))).scores == service.right(request(1000))
+            assert [len(batch) for batch in model.batches] == [10, 1]
+
+    asyncio.run(scenario())
