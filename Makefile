@@ -21,7 +21,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' reward_model/__init__.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check lint format bench image clean
+.PHONY: help serve test check lint format bench soak image clean
 
 # Lists the targets with the sentence above each.
 help:
@@ -59,6 +59,14 @@ bench: .venv/.bench .venv/.demo
 	$(BIN)/python -m benchmarks.startup $(DATA)
 	$(BIN)/python -m benchmarks.training $(DATA) --output_file $(RESULTS)/training.json --plot $(RESULTS)/training.svg
 	$(BIN)/python -m benchmarks.serving $(DATA) --output_file $(RESULTS)/serving.json --plot $(RESULTS)/serving.svg
+
+# Faults, hang-ups and overload against server processes (ten minutes); MODEL= is also overloaded if it is given.
+soak: .venv/.dev
+	$(BIN)/python -m benchmarks.soak.answers
+	$(BIN)/python -m benchmarks.soak.answers --plant leak
+	$(BIN)/python -m benchmarks.soak.answers --plant crossed
+	$(BIN)/python -m benchmarks.soak.overload
+	$(if $(filter-out checkpoints/demo,$(MODEL)),$(BIN)/python -m benchmarks.soak.overload --model "$(MODEL)")
 
 # Builds the container image IMAGE:version; CONTAINER=podman works too, ARGS= goes to the build.
 image:

@@ -10,6 +10,8 @@ import asyncio
 import random
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import uvloop
@@ -109,12 +111,12 @@ async def _send(connection: Connection, question: Question, request_id: str, tal
 
 async def _watch(process: Process, tally: Tally) -> None:
     """Samples memory and asks whether the process lives and is ready."""
-    connection = await Connection.open(process.port)
-    while True:
-        tally.memory.append((tally.done / tally.total, process.resident_bytes()))
-        for path in ("/livez", "/readyz"):
-            tally.probes[(await connection.get(path)).status] += 1
-        await asyncio.sleep(PROBE_SECONDS)
+    with closing(await Connection.open(process.port)) as connection:
+        while True:
+            tally.memory.append((tally.done / tally.total, process.resident_bytes()))
+            for path in ("/livez", "/readyz"):
+                tally.probes[(await connection.get(path)).status] += 1
+            await asyncio.sleep(PROBE_SECONDS)
 
 
 async def settled(process: Process, files: int) -> list[Verdict]:
@@ -150,39 +152,43 @@ def judge(tally: Tally, total: int) -> list[Verdict]:
     ]
 
 
-def soak(total: int, clients: int, seed: int, plant: Plant | None) -> bool:
-    """Runs and reports; true if all holds, or if what was planted was found."""
+def soak(total: int, clients: int, seed: int, plant: Plant | None, leaked_bytes: int) -> tuple[Tally, list[Verdict]]:
+    """Runs against a process of its own, and judges."""
     flags = ["--max-body-bytes", str(BODY_BYTES), "--drain-seconds", "5"]
-    with servers.stub(inputs_per_second=INPUTS_PER_SECOND, plant=plant, flags=flags) as process:
+    with servers.stub(
+        inputs_per_second=INPUTS_PER_SECOND, plant=plant, leaked_bytes=leaked_bytes, flags=flags
+    ) as process:
         files = process.open_files()
         tally = uvloop.run(run(process, total, clients, seed))
-        verdicts = judge(tally, total)
-        verdicts += uvloop.run(settled(process, files))
-        code = process.end()
-        drained = process.logged('"drained"')
-        verdicts.append(
-            Verdict("SIGTERM finds nothing in flight", code == 0 and drained, f"exit code {code}, drained: {drained}")
-        )
-    counts: dict[str, object] = {"requests": total, "clients": clients, "seed": seed, "planted": plant or "nothing"}
-    counts |= {"answers": dict(sorted(tally.answers.items())), "hang-ups": dict(tally.hang_ups)}
-    holds = report("answers under faults and hang-ups", verdicts, counts)
-    if plant is None:
-        return holds
+        verdicts = [*judge(tally, total), *uvloop.run(settled(process, files))]
+        code, drained = process.end(), process.logged('"drained"')
+        seen = f"exit code {code}, drained: {drained}"
+        return tally, [*verdicts, Verdict("SIGTERM finds nothing in flight", code == 0 and drained, seen)]
+
+
+def found(plant: Plant, verdicts: Sequence[Verdict]) -> bool:
+    """Whether the verdict that `plant` must break is broken."""
     sign = {Plant.LEAK: "resident memory", Plant.CROSSED: "every answer is right"}[plant]
-    found = any(verdict.name.startswith(sign) and not verdict.holds for verdict in verdicts)
-    print(f"\nthe planted defect ({plant}) is {'found, as it must be' if found else 'NOT FOUND'}")
-    return found
+    return any(verdict.name.startswith(sign) and not verdict.holds for verdict in verdicts)
 
 
 def main(argv: list[str]) -> int:
-    """Runs; 0 if all holds."""
+    """Runs; 0 if all holds, or if what was planted was found."""
     flags = parser(__doc__)
     flags.add_argument("--requests", type=int, default=100_000)
     flags.add_argument("--clients", type=int, default=64, help="connections at once")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--plant", type=Plant, choices=list(Plant), help="a defect that must be found")
+    flags.add_argument("--leaked_bytes", type=int, default=256, help="of each input, with --plant leak")
     given = flags.parse_args(argv)
-    return 0 if soak(given.requests, given.clients, given.seed, given.plant) else 1
+    tally, verdicts = soak(given.requests, given.clients, given.seed, given.plant, given.leaked_bytes)
+    counts: dict[str, object] = {"requests": given.requests, "clients": given.clients, "seed": given.seed}
+    counts |= {"answers": dict(sorted(tally.answers.items())), "hang-ups": dict(tally.hang_ups)}
+    holds = report("answers under faults and hang-ups", verdicts, counts)
+    if given.plant is not None:
+        holds = found(given.plant, verdicts)
+        print(f"\nthe planted defect ({given.plant}) is {'found, as it must be' if holds else 'NOT FOUND'}")
+    return 0 if holds else 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from statistics import quantiles
 
@@ -23,8 +23,8 @@ from benchmarks.soak.connections import Answer, Connection
 from benchmarks.soak.servers import Process
 from benchmarks.soak.verdicts import Memory, Verdict, parser, report, stop, tell_progress
 
-#: The stub's speed, and what it gets in one batch: a fifth of a second's work.
-INPUTS_PER_SECOND, BATCH_TOKENS = 50.0, 300
+#: Seconds of work that the stub gets in one batch, and tokens of a sample, about.
+BATCH_SECONDS, SAMPLE_TOKENS = 0.2, 30
 PROBE_SECONDS = 0.1
 #: Time without samples after which a service must be as new.
 RECOVERY_SECONDS = 2.0
@@ -141,13 +141,13 @@ async def _weigh(process: Process, seen: Flood) -> None:
 
 
 async def _probe(process: Process, seen: Flood) -> None:
-    connection = await Connection.open(process.port)
-    while True:
-        for path in ("/livez", "/readyz"):
-            sent = time.perf_counter()
-            seen.probes[(await connection.get(path)).status] += 1
-            seen.probe_seconds.append(time.perf_counter() - sent)
-        await asyncio.sleep(PROBE_SECONDS)
+    with closing(await Connection.open(process.port)) as connection:
+        while True:
+            for path in ("/livez", "/readyz"):
+                sent = time.perf_counter()
+                seen.probes[(await connection.get(path)).status] += 1
+                seen.probe_seconds.append(time.perf_counter() - sent)
+            await asyncio.sleep(PROBE_SECONDS)
 
 
 async def recovered(process: Process) -> Verdict:
@@ -201,41 +201,44 @@ def _percentile(values: list[float], percent: int) -> float:
 
 
 @contextmanager
-def _server(model: str | None) -> Iterator[Process]:
+def _server(model: str | None, inputs_per_second: float) -> Iterator[Process]:
     if model is not None:
         with servers.real(model) as process:
             yield process
     else:
-        flags = ["--max-batch-tokens", str(BATCH_TOKENS)]
-        with servers.stub(inputs_per_second=INPUTS_PER_SECOND, flags=flags) as process:
+        flags = ["--max-batch-tokens", str(max(1, int(BATCH_SECONDS * SAMPLE_TOKENS * inputs_per_second)))]
+        with servers.stub(inputs_per_second=inputs_per_second, flags=flags) as process:
             yield process
 
 
-def soak(model: str | None, factor: float, seconds: float, timeout: float) -> bool:
-    """Runs and reports; true if all holds."""
-    with _server(model) as process:
-        able = INPUTS_PER_SECOND if model is None else uvloop.run(capacity(process.port, min(10.0, seconds)))
-        seen = uvloop.run(flood(process, factor * able, seconds, timeout))
+def soak(
+    model: str | None, inputs_per_second: float, factor: float, seconds: float, deadline: float
+) -> tuple[Flood, float, list[Verdict]]:
+    """Runs against a process of its own, and judges; also the samples a second that it is able to score."""
+    with _server(model, inputs_per_second) as process:
+        able = inputs_per_second if model is None else uvloop.run(capacity(process.port, min(10.0, seconds)))
+        seen = uvloop.run(flood(process, factor * able, seconds, deadline))
         verdicts = [*judge(seen, able), uvloop.run(recovered(process))]
         code = process.end()
-        verdicts.append(Verdict("it ends as it should", code == 0, f"exit code {code}"))
-    counts: dict[str, object] = {
-        "model": model or f"a stub, {INPUTS_PER_SECOND:g} inputs a second",
-        "load": f"{seen.sent} samples in {seconds:g} s, {seen.sent / seconds / able:.1f} times the capacity",
-        "statuses": dict(sorted(seen.statuses.items())),
-    }
-    return report("overload", verdicts, counts)
+        return seen, able, [*verdicts, Verdict("it ends as it should", code == 0, f"exit code {code}")]
 
 
 def main(argv: list[str]) -> int:
     """Runs; 0 if all holds."""
     flags = parser(__doc__)
     flags.add_argument("--model", help="directory of a checkpoint; default: the stub")
+    flags.add_argument("--inputs_per_second", type=float, default=50.0, help="speed of the stub")
     flags.add_argument("--factor", type=float, default=10.0, help="load over capacity")
     flags.add_argument("--seconds", type=float, default=60.0)
-    flags.add_argument("--timeout", type=float, default=5.0, help="seconds that each sample may take")
+    flags.add_argument("--deadline", type=float, default=5.0, help="seconds that each sample may take")
     given = flags.parse_args(argv)
-    return 0 if soak(given.model, given.factor, given.seconds, given.timeout) else 1
+    seen, able, verdicts = soak(given.model, given.inputs_per_second, given.factor, given.seconds, given.deadline)
+    counts: dict[str, object] = {
+        "model": given.model or f"a stub, {able:g} inputs a second",
+        "load": f"{seen.sent} samples in {given.seconds:g} s, {seen.sent / given.seconds / able:.1f} times capacity",
+        "statuses": dict(sorted(seen.statuses.items())),
+    }
+    return 0 if report("overload", verdicts, counts) else 1
 
 
 if __name__ == "__main__":

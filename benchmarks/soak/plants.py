@@ -15,9 +15,7 @@ from service.stub import tokenize
 
 SLOW_SECONDS = 0.2
 #: Batches of two or more from one crossed answer to the next.
-CROSSED_EVERY = 50
-#: Bytes that the planted leak keeps of each input.
-LEAKED_BYTES = 256
+CROSSED_EVERY = 10
 
 
 class Fault(enum.StrEnum):
@@ -46,10 +44,12 @@ class Faulty:
 
     Args:
         plant: what is wrong with it beside that.
+        leaked_bytes: that a leak keeps of each input.
     """
 
-    def __init__(self, plant: Plant | None) -> None:
+    def __init__(self, plant: Plant | None, leaked_bytes: int) -> None:
         self._plant = plant
+        self._leaked_bytes = leaked_bytes
         self._leaked: list[bytearray] = []
         self._batches = 0
 
@@ -75,7 +75,7 @@ class Faulty:
 
     def _planted(self, scores: list[Score]) -> list[Score]:
         if self._plant is Plant.LEAK:
-            self._leaked += [bytearray(LEAKED_BYTES) for _ in scores]
+            self._leaked += [bytearray(self._leaked_bytes) for _ in scores]
         if self._plant is Plant.CROSSED and len(scores) > 1:
             self._batches += 1
             if self._batches % CROSSED_EVERY == 0:

@@ -71,9 +71,12 @@ class Process:
 
 
 @contextmanager
-def stub(*, inputs_per_second: float, plant: Plant | None = None, flags: Sequence[str] = ()) -> Iterator[Process]:
+def stub(
+    *, inputs_per_second: float, plant: Plant | None = None, leaked_bytes: int = 0, flags: Sequence[str] = ()
+) -> Iterator[Process]:
     """A service whose model is a stub of that speed; `flags` are the service's."""
-    ours = ["--inputs_per_second", str(inputs_per_second), *(["--plant", plant] if plant else [])]
+    ours = ["--inputs_per_second", str(inputs_per_second), "--leaked_bytes", str(leaked_bytes)]
+    ours += ["--plant", plant] if plant else []
     with _running(["-m", "benchmarks.soak.servers", *ours, "--", "--model", "stub", *flags]) as process:
         yield process
 
@@ -120,13 +123,14 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--inputs_per_second", type=float, required=True)
     parser.add_argument("--plant", type=Plant)
+    parser.add_argument("--leaked_bytes", type=int, default=0)
     parser.add_argument("service", nargs="*", help="flags of the service, after --")
     flags = parser.parse_args(argv)
     settings = Settings.load(flags.service)
     logs.configure(settings.log_level)
 
     def load() -> StubScorer:
-        return StubScorer(inputs_per_second=flags.inputs_per_second, fault=Faulty(flags.plant))
+        return StubScorer(inputs_per_second=flags.inputs_per_second, fault=Faulty(flags.plant, flags.leaked_bytes))
 
     server = Server(create_app(settings, settled(load)), settings)
     server.run(sockets=[server.config.bind_socket()])
