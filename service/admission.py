@@ -43,6 +43,15 @@ class Admission:
         self._max_queue_tokens = max_queue_tokens
         self._line: OrderedDict[Request, asyncio.TimerHandle] = OrderedDict()
 
+    def refusal(self, tokens: int, expires: float) -> Overloaded | None:
+        """Why so many tokens cannot be let in, with the time after which they could; None: they can.
+
+        Args:
+            tokens: of a new request.
+            expires: time.monotonic() from which on nobody wants its answer.
+        """
+        return self._refusal(tokens, expires, sum(one.left for one in self._line))
+
     def enter(self, request: Request, *, patience: float = 0.0) -> None:
         """Lets `request` in, now or within `patience` seconds; when these are over, its answer is Overloaded.
 
@@ -51,7 +60,7 @@ class Admission:
         Raises:
             Overloaded: it does not fit in, and there is no patience or no room in the line.
         """
-        refusal = self._refusal(request, in_line=sum(one.left for one in self._line))
+        refusal = self.refusal(request.left, request.expires)
         if refusal is None:
             self._admit(request)
         elif patience > 0 and len(self._line) < LINE:
@@ -70,7 +79,7 @@ class Admission:
         """Lets in, one after the other, those in line that fit now; called when something has been done."""
         while self._line:
             request = next(iter(self._line))
-            if not request.answer.done() and self._refusal(request, in_line=0) is not None:
+            if not request.answer.done() and self._refusal(request.left, request.expires, 0) is not None:
                 return
             self._line.pop(request).cancel()
             if not request.answer.done():
@@ -81,25 +90,24 @@ class Admission:
         self._backlog.add(request)
 
     def _lose_patience(self, request: Request) -> None:
-        refusal = self._refusal(request, in_line=0) or Overloaded()
+        refusal = self._refusal(request.left, request.expires, 0) or Overloaded()
         if not request.answer.done():
             request.answer.set_exception(refusal)
 
-    def _refusal(self, request: Request, *, in_line: int) -> Overloaded | None:
-        """Why `request` cannot be let in, with the time after which it could; None: it can."""
+    def _refusal(self, tokens: int, expires: float, in_line: int) -> Overloaded | None:
         waiting = self._backlog.tokens + in_line
-        excess = max(waiting + request.left - self._max_queue_tokens, self._late(request, waiting))
+        excess = max(waiting + tokens - self._max_queue_tokens, self._late(tokens, expires, waiting))
         # Alone in the queue a request of any size and any deadline is let in, or it could never be.
         excess = min(waiting, excess)
         return Overloaded(retry_after=self._speed.seconds_for(excess)) if excess > 0 else None
 
-    def _late(self, request: Request, waiting: int) -> int:
-        """Tokens too many in front of `request` for its deadline; 0 or less if it will be kept."""
-        able = SHARE * self._speed.tokens_in(request.expires - time.monotonic())
+    def _late(self, tokens: int, expires: float, waiting: int) -> int:
+        """Tokens too many in front of new ones for their deadline; 0 or less if it will be kept."""
+        able = SHARE * self._speed.tokens_in(expires - time.monotonic())
         # What comes behind it and shares its last batch has to be computed before it is answered.
         behind = min(waiting, self._backlog.budget)
-        rest = self._computing() + request.left + behind
+        rest = self._computing() + tokens + behind
         if waiting + rest <= able:
             return 0
         # Not all that waits comes first, as requests take turns; to find that out takes a look at each of them.
-        return math.ceil(min(waiting, self._backlog.ahead(request.left)) + rest - able)
+        return math.ceil(min(waiting, self._backlog.ahead(tokens)) + rest - able)

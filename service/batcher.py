@@ -81,6 +81,15 @@ class Batcher:
         since = self._pipeline.busy_since
         return 0.0 if since is None else time.monotonic() - since
 
+    def check(self, deadline: float) -> None:
+        """Raises Overloaded where not a single token would be let in; asked before anything is parsed for it.
+
+        Args:
+            deadline: as in `submit`.
+        """
+        if refusal := self._admission.refusal(1, time.monotonic() + deadline - self._loop.time()):
+            raise refusal
+
     async def submit(
         self, inputs: Sequence[Rendered], *, deadline: float | None = None, patience: float = 0.0
     ) -> Scored:

@@ -87,7 +87,7 @@ async def compare(request: Request) -> Response:
 async def render(request: Request) -> Response:
     """What exactly would be scored; nothing is."""
     async with Session(request) as work:
-        wire = await work.read(RenderRequest)
+        wire = await work.read(RenderRequest, to_score=False)
         rendered = await work.render([one.record() for one in wire.inputs], truncate=wire.truncate)
         info = work.engine.scorer.info
     results = [

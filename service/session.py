@@ -115,14 +115,25 @@ class Session:
         """Counts what comparisons came to: best reward minus runner-up's, one for each."""
         self._runtime.metrics.observe_margins(margins)
 
-    async def read(self, model: type[Model]) -> Model:
-        """The request's body; from here on a hang-up ends the work."""
+    async def read(self, model: type[Model], *, to_score: bool = True) -> Model:
+        """The request's body; from here on a hang-up ends the work.
+
+        Args:
+            model: what it must be.
+            to_score: what it holds will be scored, without waiting in line: where no score could be had, it is
+                refused before it is looked at.
+
+        Raises:
+            Overloaded: there is too much waiting already.
+        """
         settings = self._runtime.settings
         body.check_headers(self._request.headers, settings.max_body_bytes)
         raw = await body.read(self._request.receive, settings.max_body_bytes, self._take)
         self._timer.cancel()
         patience = self._loop.time() + PATIENCE_SECONDS
         self._timer = self._loop.call_at(min(patience, self._deadline), self._begin_to_watch)
+        if to_score:
+            self.engine.batcher.check(self._deadline)
         if len(raw) <= body.INLINE_BYTES:
             return body.parse(model, raw, settings.max_inputs)
         return await self._runtime.tokenizers.call(lambda: body.parse(model, raw, settings.max_inputs))
@@ -167,8 +178,10 @@ class Session:
             response = failed.error.response if isinstance(failed.error, TooLong) else None
             raise LocatedError(failed.error, locate(failed.index, response)) from failed
 
-    async def score(self, inputs: Sequence[Rendered], locate: Callable[[int], Place] = as_input) -> Scored:
-        """Scores `inputs`, all or none.
+    async def score(
+        self, inputs: Sequence[Rendered], locate: Callable[[int], Place] = as_input, *, patience: float = 0.0
+    ) -> Scored:
+        """Scores `inputs`, all or none; see `Batcher.submit` for `patience`.
 
         Raises:
             LocatedError: one cannot be computed, or its score is not finite.
@@ -177,7 +190,7 @@ class Session:
         """
         self._submitted = True
         try:
-            scored = await self.engine.batcher.submit(inputs, deadline=self._deadline)
+            scored = await self.engine.batcher.submit(inputs, deadline=self._deadline, patience=patience)
         except ComputeError as error:
             raise LocatedError(error, locate(error.index)) from error
         self.trace.queue, self.trace.forward = scored.queue_seconds, scored.forward_seconds

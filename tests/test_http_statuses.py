@@ -365,3 +365,19 @@ async def test_a_deadline_that_is_sent_twice_is_refused_rather_than_guessed() ->
     async with serving() as (client, _):
         response = await client.post("/score", json={"inputs": [SAMPLE]}, headers=headers)
     check_problem(response, 422, "invalid-request")
+
+
+async def test_what_could_not_be_scored_anyway_is_refused_before_it_is_looked_at_and_rendering_goes_on() -> None:
+    async with serving(lambda: StubScorer(inputs_per_second=5), max_queue_tokens=20, max_batch_tokens=1) as (
+        client,
+        _,
+    ):
+        sent = [asyncio.create_task(client.post("/score", json={"inputs": [{"token_ids": [1] * 10}]})) for _ in "abcde"]
+        await asyncio.sleep(0.1)
+        not_json = {"content": "{", "headers": {"Content-Type": "application/json"}}
+        check_problem(await client.post("/score", **not_json), 503, "overloaded")
+        check_problem(await client.post("/render", **not_json), 400, "malformed-json")
+        assert (await client.post("/render", json={"inputs": [SAMPLE]})).status_code == 200
+        for task in sent:
+            task.cancel()
+        await asyncio.gather(*sent, return_exceptions=True)
