@@ -145,8 +145,10 @@ class AsyncClient(_Calls[Coroutine[Any, Any, Answer]], AbstractAsyncContextManag
             raise ValueError(msg)
         self._timeout, self._in_flight, self._limits = timeout, in_flight, (max_inputs, max_bytes)
         self._slots = asyncio.Semaphore(in_flight)
+        place = httpx.URL(url)
         self._http = httpx.AsyncClient(
-            base_url=url,
+            base_url=place.copy_with(userinfo=b""),  # a password must not be part of what is logged
+            auth=(place.username, place.password) if place.userinfo else None,
             headers={"Authorization": f"Bearer {api_key.strip()}"} if api_key else {},
             timeout=httpx.Timeout(None, connect=_CONNECT),
             limits=httpx.Limits(max_connections=in_flight, keepalive_expiry=_KEEP_ALIVE),

@@ -30,7 +30,7 @@ from reward_model.scores import Scalarisation
 from reward_model.source import check_safe, copy_files, locate
 from reward_model.template import pin_clock
 from training.fitting import Fitted, fit_pairs
-from training.report.writer import REPORT_FILE
+from training.report.writer import CARD_FILE, REPORT_FILE, is_ours
 from training.rows import DataError
 
 logger = logging.getLogger(__name__)
@@ -117,9 +117,10 @@ def calibrate(name: str, dataset: str, options: Options) -> Manifest:
             write_manifest(written, staging)
     place = directory if target is None else target
     logger.info("%s: wrote %s", written.fingerprint[:19], place)
-    if (place / REPORT_FILE).exists():
+    card = place / CARD_FILE
+    if (place / REPORT_FILE).exists() or (card.exists() and is_ours(card)):
         again = f"python -m training.report --model_name_or_path {place} --dataset_name {dataset}"
-        logger.warning("its %s shows the calibration from before; for a new one: %s", REPORT_FILE, again)
+        logger.warning("its report and card show the calibration from before; for new ones: %s", again)
     return written
 
 

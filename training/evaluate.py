@@ -73,6 +73,8 @@ def _check(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
         parser.error("--baseline compares pairs: leave it out with --benchmark, or evaluate each checkpoint by itself")
     if flags.benchmark and flags.url is not None:
         parser.error("--benchmark needs a checkpoint (--model_name_or_path), not --url")
+    if flags.output_file and flags.output_file.is_dir():
+        parser.error(f"--output_file {flags.output_file} is a directory: name a file")
     loaded = flags.url is None or flags.baseline
     for name in () if loaded else _IN_PROCESS:
         if getattr(flags, name) != parser.get_default(name):
@@ -81,18 +83,18 @@ def _check(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
         parser.error("--api_key_file changes nothing without --url")
 
 
-def _run_benchmark(flags: argparse.Namespace) -> str:
+def _run_benchmark(flags: argparse.Namespace) -> None:
     """The same as `_run` by the rules of a benchmark."""
     benchmark = BENCHMARKS[flags.benchmark]
     items = read_items(benchmark, flags.dataset_name, limit=flags.max_pairs)
     report = run(benchmark, items, _load(flags.model_name_or_path, flags), batch_tokens=flags.batch_tokens)
+    print(report.table())
     if flags.output_file:
         write_document(report.to_json() | {"dataset": flags.dataset_name}, flags.output_file)
-    return report.table()
 
 
-def _run(flags: argparse.Namespace) -> str:
-    """Evaluates, writes the result and returns what to show."""
+def _run(flags: argparse.Namespace) -> None:
+    """Evaluates, shows the result, and only then writes it: what took hours is not lost to a full disk."""
     preferences = read_preferences(flags.dataset_name, limit=flags.max_pairs)
     evaluation = _evaluated(flags, preferences.pairs)
     rejected = preferences.rejected_rows
@@ -105,9 +107,9 @@ def _run(flags: argparse.Namespace) -> str:
         blocks.append(comparison.table())
     if rejected.rejected:
         blocks.append(rejected.table())
+    print("\n\n".join(blocks))
     if flags.output_file:
         write_document(document | {"rejected_rows": rejected.to_json()}, flags.output_file)
-    return "\n\n".join(blocks)
 
 
 def _evaluated(flags: argparse.Namespace, pairs: Sequence[PreferencePair]) -> Evaluation:
@@ -143,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     try:
-        print(_run_benchmark(flags) if flags.benchmark else _run(flags))
+        _run_benchmark(flags) if flags.benchmark else _run(flags)
     except CheckpointRefused as error:
         print(error, file=sys.stderr)
         return REFUSED

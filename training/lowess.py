@@ -54,6 +54,9 @@ def _block(x: Floats, y: Floats, trust: Floats, places: Floats, nearest: int) ->
     # Ties with the place itself may be all there is within reach.
     near = np.divide(distance, reach, out=(distance > 0).astype(np.float64), where=reach > 0)
     tricube = (1 - np.minimum(near, 1) ** 3) ** 3
+    # All that is near may lie at the very edge, half of it being of one length: then the edge is within reach.
+    nothing = tricube.sum(axis=1, keepdims=True) == 0
+    tricube = np.where(nothing, distance <= reach, tricube)
     weights = tricube * trust
     # Around a place where nothing is to be trusted, everything is.
     weights = np.where(weights.sum(axis=1, keepdims=True) > 0, weights, tricube)

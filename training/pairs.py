@@ -248,7 +248,7 @@ def _margin(row: Mapping[str, Any]) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        msg = f"`margin` must be a finite number, not {value!r}"
+        msg = f"`margin` must be a finite number, not {without_text(value)}"
         raise BadRow(MALFORMED, msg)
     return float(value)
 
@@ -268,6 +268,11 @@ def response_of(value: Any, column: str) -> str:
     return turns[0].content
 
 
+def without_text(value: Any) -> str:
+    """A cell for an error to name: a number as it is, of anything else the type, for errors go on record."""
+    return repr(value) if isinstance(value, int | float) else type(value).__name__
+
+
 def columns_of(row: Mapping[str, Any]) -> str:
     """The columns of a row that hold something, for an error to name."""
     found = [f"`{name}`" for name, value in row.items() if value is not None]
@@ -285,6 +290,6 @@ def _soft_label(row: Mapping[str, Any]) -> float:
     if value is None:
         return 1.0
     if not isinstance(value, int | float) or not 0 <= value <= 1:
-        msg = f"`label` must be the probability, within [0, 1], that `chosen` is better, not {value!r}"
+        msg = f"`label` must be the probability, within [0, 1], that `chosen` is better, not {without_text(value)}"
         raise BadRow(MALFORMED, msg)
     return float(value)

@@ -19,7 +19,7 @@ from reward_model.scores import Scalarisation
 from training.data import RowReport, none_usable
 from training.examples import Comparison, Example, prompt_digest, prompt_tokens, render_responses
 from training.fingerprint import Fingerprint
-from training.pairs import MALFORMED, BadRow, check_renderable, columns_of, response_of, turns_of
+from training.pairs import MALFORMED, BadRow, check_renderable, columns_of, response_of, turns_of, without_text
 from training.progress import hidden
 from training.rows import read_rows
 
@@ -103,7 +103,7 @@ def _rating(row: Mapping[str, Any], name: str) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        msg = f"`{name}` must be a finite number, not {value!r}"
+        msg = f"`{name}` must be a finite number, not {without_text(value)}"
         raise BadRow(MALFORMED, msg)
     return float(value)
 

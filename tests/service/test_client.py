@@ -342,3 +342,10 @@ def test_the_examples_of_the_page_run(url: str, example: str, tmp_path: Path) ->
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout
+
+
+def test_a_password_in_the_url_is_in_no_error() -> None:
+    with Client("http://user:secret@127.0.0.1:1", timeout=0.2) as client, pytest.raises(TimedOut) as failed:
+        client.model()
+    assert "127.0.0.1:1/model" in str(failed.value)
+    assert "secret" not in str(failed.value)

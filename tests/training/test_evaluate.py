@@ -201,6 +201,7 @@ def test_command_writes_the_document_and_shows_the_table(
         ["--batch_tokens", "0"],
         ["--dtype", "x"],
         ["--baseline", "b", "--benchmark", "rm_bench"],
+        ["--output_file", "."],
     ],
 )
 def test_unknown_and_malformed_flags_are_errors(

@@ -87,3 +87,11 @@ def test_most_points_at_one_place_still_give_the_others_their_course() -> None:
     x = np.array([5.0] * 20 + [1.0, 9.0])
     curve = lowess(x, x, np.array([1.0, 5.0, 9.0]), fraction=0.5, iterations=2)
     assert curve == pytest.approx([1.0, 5.0, 9.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[10.0] * 500 + [20.0] * 500, [10.0] * 600 + [float(i) for i in range(1, 401)]])
+def test_many_points_at_one_place_leave_no_place_without_a_value(lengths: list[float]) -> None:
+    x = np.array(lengths)
+    y = np.where(x <= 10, -1.0, 1.0)
+    places = np.array([9.99, 10.0, 15.0, 20.0])
+    assert np.isfinite(lowess(x, y, places, fraction=0.5, iterations=3)).all()

@@ -24,7 +24,9 @@ def every_pattern(sums: Sequence[float]) -> float:
 
 def test_equal_outcomes_differ_in_nothing() -> None:
     same = paired_difference([1, 0, 0.5], [1, 0, 0.5], "abc")
-    assert (same.difference, same.difference_interval, same.p_value) == (0, (0, 0), 1)
+    assert (same.difference, same.difference_interval, same.p_value) == (0, (-1, 1), 1)
+    many = paired_difference([1, 0, 0.5] * 100, [1, 0, 0.5] * 100, range(300))
+    assert many.difference_interval == pytest.approx((-0.01, 0.01)), "the rule of three"
     assert (same.better, same.worse) == (0, 0)
 
 
@@ -65,6 +67,12 @@ def test_copies_of_a_pair_add_no_certainty() -> None:
     assert copied.difference == pytest.approx(once.difference)
     assert copied.difference_interval == pytest.approx(once.difference_interval)
     assert copied.p_value == once.p_value
+
+
+def test_a_few_prompts_that_agree_are_no_certainty() -> None:
+    low, high = paired_difference([1] * 5, [0] * 5, range(5)).difference_interval
+    assert low < 0
+    assert high == 1
 
 
 def test_one_prompt_says_nothing_of_others() -> None:

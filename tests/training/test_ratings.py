@@ -42,7 +42,7 @@ def test_a_row_gives_its_attributes_in_the_order_asked_for() -> None:
     [
         ([], "a row must be an object"),
         ({"prompt": "p", "response": "r"}, "none of the attributes help, brevity"),
-        ({"prompt": "p", "response": "r", "help": "3"}, "`help` must be a finite number, not '3'"),
+        ({"prompt": "p", "response": "r", "help": "3"}, "`help` must be a finite number, not str"),
         ({"prompt": "p", "response": "r", "help": True}, "`help` must be a finite number"),
         ({"prompt": "p", "response": "r", "help": math.inf}, "`help` must be a finite number"),
         ({"prompt": "p", "response": None, "help": 1}, "there is no `response` but `prompt`, `help`; expected are"),

@@ -43,7 +43,9 @@ def recorded(directory: Path) -> Subject:
     if manifest is None:
         msg = "there is no reward_model.json, so nothing is known of it: name pairs to measure it on (--dataset_name)"
         raise CheckpointRefused(msg)
-    log, verdicts = read_log(directory / LOG_FILE), read_verdicts(directory / HELD_OUT_FILE)
+    log = read_log(directory / LOG_FILE)
+    # The rewards of training's held-out pairs are not those of a model that was calibrated on others since.
+    verdicts = None if "calibrated_on" in manifest.training else read_verdicts(directory / HELD_OUT_FILE)
     return Subject(directory.name, manifest.fingerprint, manifest, log, verdicts, own=True)
 
 

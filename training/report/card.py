@@ -5,6 +5,7 @@ never made up. Knows the card's form, not how figures are computed.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -12,6 +13,7 @@ from training.report.figure import interval, percent
 from training.report.origin import facts
 from training.report.page import measured_on
 from training.report.subject import Subject
+from training.report.verdicts import hub_name
 from training.statistics import Accuracy
 
 _USE = """\
@@ -120,7 +122,7 @@ def _calibration(subject: Subject) -> str:
 def _without_directories(text: str) -> str:
     """A card is published; where files lay is nobody's business."""
     name, colon, rest = text.partition(": ")
-    return name.rpartition("/")[2] + colon + rest if name.startswith(("/", "~", ".")) else text
+    return Path(name).name + colon + rest if hub_name(name) is None else text
 
 
 def _plain(text: str) -> str:

@@ -42,7 +42,10 @@ def measured_on(subject: Subject) -> str:
     """Which pairs the figures are of, in a sentence or two."""
     verdicts = subject.verdicts
     if verdicts is None:
-        return "No scores of held-out pairs are on record, so nothing is measured: name pairs with --dataset_name."
+        return (
+            "No scores of held-out pairs are on record that belong to this calibration, so nothing is measured: name"
+            " pairs with --dataset_name."
+        )
     left = len(verdicts.pairs) - len(verdicts.scored)
     parts = [f"Measured on {len(verdicts.pairs):,} pairs of {verdicts.prompts:,} prompts: {verdicts.dataset.name}."]
     if subject.own:

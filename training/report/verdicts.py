@@ -23,7 +23,7 @@ from training.statistics import Accuracy, Correlation, accuracy, correlation
 
 HELD_OUT_FILE = "held_out.json"
 _FORMAT_VERSION = 1
-_FILES = (".jsonl", ".jsonl.gz", ".parquet")
+_FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def write_report(subject: Subject, directory: Path) -> None:
     """
     _write(page(subject), directory / REPORT_FILE, 0o600 if subject.disagreements else 0o644)
     path, text = directory / CARD_FILE, card(subject)
-    if path.exists() and not _is_ours(path.read_text(encoding="utf-8", errors="replace")):
+    if path.exists() and not is_ours(path):
         logger.warning("%s was edited and is left as it is: move it away to have a new one", path)
         return
     _write(text + _seal(text), path, 0o644)
@@ -60,6 +60,8 @@ def _seal(text: str) -> str:
     return _SEAL.format("sha256:" + hashlib.sha256(text.encode()).hexdigest())
 
 
-def _is_ours(text: str) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether a card is as `write_report` left it."""
+    text = path.read_text(encoding="utf-8", errors="replace")
     body = text.rpartition("<!-- ")[0]
     return text == body + _seal(body)
