@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 
-settings.register_profile("full", deadline=None, print_blob=True)
+settings.register_profile("full", max_examples=2000, deadline=None, print_blob=True)
 
 
 def full() -> bool:

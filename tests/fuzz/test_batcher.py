@@ -46,6 +46,8 @@ FAULTS = st.just([]) | st.lists(
 )
 Faults = list[tuple[int, int]]
 UNLIMITED = 1_000_000
+#: Seconds on the clock that is set by hand. The scorer thread has a real one, on which these must not pass.
+SOON = 1000.0
 
 
 @dataclass(eq=False)
@@ -101,7 +103,11 @@ class BatcherMachine(RuleBasedStateMachine):
 
     # What happens
 
-    @rule(requests=st.lists(st.tuples(SIZES, FAULTS, st.sampled_from([None, None, 1.0, 2.0])), min_size=1, max_size=5))
+    @rule(
+        requests=st.lists(
+            st.tuples(SIZES, FAULTS, st.sampled_from([None, None, SOON, 2 * SOON])), min_size=1, max_size=5
+        )
+    )
     def requests_come(self, requests: list[tuple[list[int], Faults, float | None]]) -> None:
         for sizes, faults, seconds in requests:
             self.start(sizes, faults, seconds)
@@ -155,7 +161,7 @@ class BatcherMachine(RuleBasedStateMachine):
             self.end_late()
             self.real.settle()
 
-    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]), ends=st.booleans())
+    @rule(seconds=st.sampled_from([SOON / 2, SOON, 3 * SOON]), ends=st.booleans())
     def time_passes(self, seconds: float, ends: bool) -> None:
         if ends:
             self.let_go()
@@ -199,11 +205,11 @@ class BatcherMachine(RuleBasedStateMachine):
     def a_drain_begins(self, chance: int) -> None:
         if chance == 7:
             self.refusal = Draining
-            self.stops_at = self.real.loop.now + 10
-            self.stopping = self.real.loop.create_task(self.real.batcher.stop(drain_seconds=10))
+            self.stops_at = self.real.loop.now + 10 * SOON
+            self.stopping = self.real.loop.create_task(self.real.batcher.stop(drain_seconds=10 * SOON))
             self.real.loop.turns()
 
-    @precondition(lambda self: self.stopping is not None and not self.stopping.done())
+    @precondition(lambda self: self.stopping is not None and self.asked)
     @rule(chance=st.integers(0, 3))
     def the_drain_time_is_over(self, chance: int) -> None:
         if chance == 3:

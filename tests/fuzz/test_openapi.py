@@ -9,7 +9,7 @@ from effort import full, times
 from schemathesis import engine, openapi
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, events
-from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.schemas import OpenApiSchema
 from serving import listening
 
 KEY = "correct horse battery staple"
@@ -69,7 +69,7 @@ def map_case(_: object, case: Any) -> Any:
     return case
 
 
-def run(schema: BaseSchema) -> tuple[Counter[tuple[str, int]], list[str]]:
+def run(schema: OpenApiSchema) -> tuple[Counter[tuple[str, int]], list[str]]:
     """How often each operation gave each status, and everything that was wrong."""
     counts: Counter[tuple[str, int]] = Counter()
     failures: list[str] = []

@@ -2,8 +2,6 @@
 
 import pytest
 import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from reward_model.errors import BadTokenId, NoTokens, NotRenderable, TooLong
 from reward_model.records import Conversation, Message, Text, TokenIds, as_prompt
@@ -187,32 +185,3 @@ def test_a_decoder_without_a_template_reads_text_but_no_conversation() -> None:
     assert render.render(Text("abc")).token_ids
     with pytest.raises(NotRenderable, match="RM_CHAT_TEMPLATE"):
         render.render(Conversation(as_prompt("a"), "b"))
-
-
-contents = st.text(st.characters(codec="utf-8"), max_size=60)
-prompts = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), contents), max_size=6)
-
-
-@settings(max_examples=200, deadline=None)
-@given(kind=st.sampled_from(sorted(SOURCES)), prompt=prompts, response=contents, limit=st.integers(8, 120))
-def test_truncation_fits_the_limit_and_never_touches_system_turns_or_the_response(
-    kind: str, prompt: list[Message], response: str, limit: int
-) -> None:
-    render = renderer(kind, max_length=limit)
-    assert render.template is not None
-    conversation = Conversation(tuple(prompt), response)
-    try:
-        rendered = render.render(conversation, truncate=True)
-    except TooLong:
-        return
-    assert len(rendered.token_ids) <= limit
-    whole = render.template.render(conversation.prompt, response)
-    if not rendered.truncated:
-        assert rendered.text == whole
-        return
-    # What follows the last prompt turn's content (response and tail) is the same in the cut and the whole text.
-    ending = render.template.strip_end_of_turn(response) + render.template.tail
-    assert str(rendered.text).endswith(ending)
-    for message in prompt:
-        if message.role == "system":
-            assert message.content in str(rendered.text)
