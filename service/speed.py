@@ -7,8 +7,8 @@ import math
 
 #: Longest that a caller is told to stay away.
 MAX_RETRY_AFTER = 60
-#: Weight of the past against one more batch.
-MEMORY = 0.9
+#: Seconds of work after which a batch weighs a third of what it did: over so many of them their differences even out.
+MEMORY_SECONDS = 5.0
 
 
 class Speed:
@@ -21,8 +21,9 @@ class Speed:
 
     def add(self, tokens: int, seconds: float) -> None:
         """Takes in one batch."""
-        self._tokens = MEMORY * self._tokens + tokens
-        self._seconds = MEMORY * self._seconds + seconds
+        kept = math.exp(-seconds / MEMORY_SECONDS)
+        self._tokens = kept * self._tokens + tokens
+        self._seconds = kept * self._seconds + seconds
         self._estimate = self._tokens / max(self._seconds, 1e-9)
 
     def tokens_in(self, seconds: float) -> float:

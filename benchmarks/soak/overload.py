@@ -41,6 +41,7 @@ class Flood:
     seconds: float
     deadline: float
     sent: int = 0
+    lost: int = 0
     started: float = field(default_factory=time.perf_counter)
     statuses: Counter[int] = field(default_factory=Counter)
     answered: list[tuple[float, float]] = field(default_factory=list)
@@ -98,7 +99,8 @@ async def capacity(port: int, seconds: float) -> float:
     async def client() -> None:
         nonlocal answered
         while time.perf_counter() < until:
-            answered += (await crowd.ask(questions.sample(rng), {})).status == 200
+            answer = await crowd.ask(questions.sample(rng), {})
+            answered += answer.status == 200
 
     await asyncio.gather(*(client() for _ in range(CALIBRATION_CLIENTS)))
     crowd.close()
@@ -114,11 +116,15 @@ async def flood(process: Process, rate: float, seconds: float, deadline: float) 
     async def ask() -> None:
         body = questions.sample(rng)
         sent = time.perf_counter()
-        answer = await crowd.ask(body, headers)
-        seen.count(answer, time.perf_counter() - sent)
+        try:
+            answer = await crowd.ask(body, headers)
+        except (OSError, asyncio.IncompleteReadError):
+            seen.lost += 1
+        else:
+            seen.count(answer, time.perf_counter() - sent)
 
     watches = [asyncio.create_task(watch(process, seen)) for watch in (_weigh, _probe)]
-    progress = asyncio.create_task(tell_progress(lambda: f"{seen.sent} sent, {dict(seen.statuses)}"))
+    progress = asyncio.create_task(tell_progress(lambda: f"{seen.sent} sent, {dict(seen.statuses)}, {seen.lost} lost"))
     due = 0.0
     while (due := due + rng.expovariate(rate)) < seconds:
         if (pause := due - seen.elapsed()) > 0:
@@ -180,7 +186,11 @@ def judge(seen: Flood, able: float) -> list[Verdict]:
             not late and slowest <= seen.deadline,
             f"{late} of {late + seen.statuses[200]} too late, the slowest after {slowest:.2f} s",
         ),
-        Verdict("all else is refused", not unforeseen, f"other statuses: {unforeseen or 'none'}"),
+        Verdict(
+            "all else is refused",
+            not unforeseen and not seen.lost,
+            f"other statuses: {unforeseen or 'none'}, without an answer: {seen.lost}",
+        ),
         Verdict("a refusal says when to try again", told, f"Retry-After: {dict(sorted(seen.retry_after.items()))}"),
         Verdict(
             f"99 of 100 refusals come within {1000 * REFUSAL_SECONDS:g} ms",

@@ -25,6 +25,7 @@ OUTCOMES = {
     Fault.CROWDED: (200, None),
     Fault.SLOW: (200, None),
 }
+_WORDS = ("the", "of", "and", "to", "a", "in", "is", "you", "that", "it", "for", "was")
 _STUB = StubScorer()
 
 
@@ -81,9 +82,9 @@ def ask(rng: random.Random) -> Question:
 
 
 def sample(rng: random.Random) -> bytes:
-    """The body of a `/score` request with one input."""
-    wire, _ = _sample(_words(rng), _words(rng))
-    return json.dumps({"inputs": [wire]}).encode()
+    """The body of a `/score` request with one input that any tokenizer knows the words of."""
+    prompt, response = (" ".join(rng.choices(_WORDS, k=rng.randint(1, 20))) for _ in range(2))
+    return json.dumps({"inputs": [{"prompt": prompt, "response": response}]}).encode()
 
 
 def _comparison(rng: random.Random, fault: Fault | None) -> Question:
