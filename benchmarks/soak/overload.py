@@ -23,8 +23,8 @@ from benchmarks.soak.connections import Answer, Connection
 from benchmarks.soak.servers import Process
 from benchmarks.soak.verdicts import Memory, Verdict, parser, report, stop, tell_progress
 
-#: Seconds of work that the stub gets in one batch, and tokens of a sample, about.
-BATCH_SECONDS, SAMPLE_TOKENS = 0.2, 30
+#: Seconds of work that the stub gets in one batch, and tokens of a sample, about and at most.
+BATCH_SECONDS, SAMPLE_TOKENS, LONGEST = 0.2, 30, 50
 PROBE_SECONDS = 0.1
 #: Time without samples after which a service must be as new.
 RECOVERY_SECONDS = 2.0
@@ -216,7 +216,9 @@ def _server(model: str | None, inputs_per_second: float) -> Iterator[Process]:
         with servers.real(model) as process:
             yield process
     else:
-        flags = ["--max-batch-tokens", str(max(1, int(BATCH_SECONDS * SAMPLE_TOKENS * inputs_per_second)))]
+        # A sample longer than half a batch would need several turns, between which later ones have theirs.
+        tokens = max(2 * LONGEST, int(BATCH_SECONDS * SAMPLE_TOKENS * inputs_per_second))
+        flags = ["--max-batch-tokens", str(tokens)]
         with servers.stub(inputs_per_second=inputs_per_second, flags=flags) as process:
             yield process
 
