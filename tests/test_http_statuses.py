@@ -322,7 +322,7 @@ async def test_while_the_model_loads_work_is_503_and_the_process_is_alive() -> N
 
 
 async def test_when_too_much_waits_work_is_503_and_readiness_stays() -> None:
-    async with serving(lambda: StubScorer(inputs_per_second=5), max_queue_tokens=20, max_batch_tokens=1) as (
+    async with serving(lambda: StubScorer(inputs_per_second=1), max_queue_tokens=20, max_batch_tokens=1) as (
         client,
         _,
     ):
@@ -368,7 +368,7 @@ async def test_a_deadline_that_is_sent_twice_is_refused_rather_than_guessed() ->
 
 
 async def test_what_could_not_be_scored_anyway_is_refused_before_it_is_looked_at_and_rendering_goes_on() -> None:
-    async with serving(lambda: StubScorer(inputs_per_second=5), max_queue_tokens=20, max_batch_tokens=1) as (
+    async with serving(lambda: StubScorer(inputs_per_second=1), max_queue_tokens=20, max_batch_tokens=1) as (
         client,
         _,
     ):
