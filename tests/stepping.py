@@ -173,10 +173,13 @@ class Stepping:
                 time.sleep(0.0001)
 
     def settle(self, *, racing: bool = False) -> None:
-        """`rest`, and lets the event loop hear of what has happened."""
-        self.rest(racing=racing)
-        self.loop.turns()
-        self.rest()
+        """`rest`, and lets the event loop hear of what has happened, until nothing more comes of it."""
+        launches = -1
+        while launches != len(self.scorer.launches):
+            launches = len(self.scorer.launches)
+            self.rest(racing=racing)
+            self.loop.turns()
+            self.rest()
 
     def counted(self) -> dict[str, float]:
         """What the metrics say; for failures, by reason."""

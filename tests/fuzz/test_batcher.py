@@ -46,8 +46,10 @@ FAULTS = st.just([]) | st.lists(
 )
 Faults = list[tuple[int, int]]
 UNLIMITED = 1_000_000
-#: Seconds on the clock that is set by hand. The scorer thread has a real one, on which these must not pass.
-SOON = 1000.0
+#: Seconds on the clock that is set by hand. The scorer thread has a real one, on which SOON never comes.
+SOON, INSTANT = 1e4, 0.0005
+DEADLINES = st.sampled_from([math.inf, math.inf, SOON, 2 * SOON])
+PATIENCE = st.sampled_from([0.0, 0.75 * SOON, 5 * SOON])
 
 
 @dataclass(eq=False)
@@ -55,16 +57,19 @@ class Asked:
     """A request as the model sees it.
 
     Attributes:
+        patience: until when it waits in line, where it does not fit in at once.
         ahead: how many others waited when it came.
         formed: batches that had been formed by then.
         taken: how many of its inputs have left the queue.
         scored: how many have a score.
         end: what it was answered with, or with what kind of error; None while it is open.
         guilty: the input that is to blame for a CannotCompute or a NonFiniteScore.
+        in_line: it has not been let in yet.
     """
 
     inputs: list[Rendered]
-    deadline: float | None
+    deadline: float
+    patience: float
     task: asyncio.Task[Scored]
     ahead: float
     formed: int
@@ -72,10 +77,11 @@ class Asked:
     scored: int = 0
     end: type | None = None
     guilty: int | None = None
+    in_line: bool = False
 
     @property
     def waiting(self) -> list[Rendered]:
-        return [] if self.end else self.inputs[self.taken :]
+        return [] if self.end or self.in_line else self.inputs[self.taken :]
 
 
 class BatcherMachine(RuleBasedStateMachine):
@@ -87,11 +93,12 @@ class BatcherMachine(RuleBasedStateMachine):
         budget=st.integers(1, 40) | st.integers(2, 6),
         limit=st.sampled_from([20, 60, UNLIMITED]),
         largest=st.sampled_from([1, 2, 12]),
+        scarce=st.booleans(),
         ahead=st.booleans(),
     )
-    def begin(self, budget: int, limit: int, largest: int, ahead: bool) -> None:
+    def begin(self, budget: int, limit: int, largest: int, scarce: bool, ahead: bool) -> None:
         self.real = Stepping(budget=budget, limit=limit, ahead=ahead)
-        self.budget, self.limit, self.largest = budget, limit, largest
+        self.budget, self.limit, self.largest, self.scarce = budget, limit, largest, scarce
         self.asked: list[Asked] = []
         self.owner: dict[int, tuple[Asked, int]] = {}
         self.refusal: type[Exception] | None = None
@@ -103,14 +110,10 @@ class BatcherMachine(RuleBasedStateMachine):
 
     # What happens
 
-    @rule(
-        requests=st.lists(
-            st.tuples(SIZES, FAULTS, st.sampled_from([None, None, SOON, 2 * SOON])), min_size=1, max_size=5
-        )
-    )
-    def requests_come(self, requests: list[tuple[list[int], Faults, float | None]]) -> None:
-        for sizes, faults, seconds in requests:
-            self.start(sizes, faults, seconds)
+    @rule(requests=st.lists(st.tuples(SIZES, FAULTS, DEADLINES, PATIENCE), min_size=1, max_size=5))
+    def requests_come(self, requests: list[tuple[list[int], Faults, float, float]]) -> None:
+        for sizes, faults, seconds, patience in requests:
+            self.start(sizes, faults, seconds, patience)
             self.real.settle()
 
     @rule()
@@ -123,7 +126,7 @@ class BatcherMachine(RuleBasedStateMachine):
     @rule(sizes=SIZES, ends=st.booleans())
     def a_deadline_passes_while_the_loop_is_busy(self, sizes: list[int], ends: bool) -> None:
         """Its timer has not fired yet; but what the model has not begun by then, it never does."""
-        asked = self.start(sizes, [], 0.0005)
+        asked = self.start(sizes, [], INSTANT)
         self.real.rest()
         time.sleep(0.001)
         self.take_in()
@@ -151,8 +154,9 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 30))
     def a_caller_gives_up_at_the_deadline(self, which: int) -> None:
-        """Which counts as that, whoever was faster."""
-        if bounded := [one for one in self.open() if one.deadline is not None and one.deadline < self.stops_at]:
+        """Which counts as that, whoever was faster. With a line, the order of all that is due then would matter."""
+        bounded = [one for one in self.open() if one.deadline < self.stops_at]
+        if bounded and not self.line():
             asked = bounded[which % len(bounded)]
             self.real.loop.now = asked.deadline
             assert asked.task.cancel()
@@ -175,7 +179,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.racing = True
         self.real.scorer.gate.set_open(wide=True)
         for sizes, faults, turns, leaves in arrivals:
-            asked = self.start(sizes, faults, None)
+            asked = self.start(sizes, faults)
             self.real.loop.turns(turns)
             if leaves and asked is not None and not asked.task.done():
                 self.hang_up(asked)
@@ -184,11 +188,11 @@ class BatcherMachine(RuleBasedStateMachine):
         self.take_in()
         self.racing = False
 
-    @precondition(lambda self: self.refusal is None)
+    # Any rule is as likely as any other, and after the next three little can happen: hence the chances.
+
     @rule(sizes=SIZES, chance=st.integers(0, 9))
     def the_device_is_lost(self, sizes: list[int], chance: int) -> None:
-        # Any rule is as likely as any other, and after this one little can happen.
-        asked = self.start(sizes, [(FATAL, 0)], None) if chance == 7 else None
+        asked = self.start(sizes, [(FATAL, 0)]) if chance == 7 and self.refusal is None else None
         if asked is None:
             return
         self.real.settle()
@@ -200,22 +204,19 @@ class BatcherMachine(RuleBasedStateMachine):
         self.failures["fault"] += sum(len(one.inputs) for one in self.open())
         self.end(self.open(), Broken)
 
-    @precondition(lambda self: self.refusal is None)
     @rule(chance=st.integers(0, 9))
     def a_drain_begins(self, chance: int) -> None:
-        if chance == 7:
+        if chance == 7 and self.refusal is None:
             self.refusal = Draining
             self.stops_at = self.real.loop.now + 10 * SOON
             self.stopping = self.real.loop.create_task(self.real.batcher.stop(drain_seconds=10 * SOON))
-            self.real.loop.turns()
+            self.real.settle()
 
-    @precondition(lambda self: self.stopping is not None and self.asked)
     @rule(chance=st.integers(0, 3))
     def the_drain_time_is_over(self, chance: int) -> None:
-        if chance == 3:
-            assert self.stopping is not None
+        if chance == 3 and self.stopping is not None and self.stops_at < math.inf:
             self.take_in()
-            self.real.loop.now = self.stops_at
+            self.real.loop.now, self.stops_at = self.stops_at, math.inf
             self.end_late()
             self.end(self.open(), Draining)
             self.real.loop.turns()
@@ -239,10 +240,8 @@ class BatcherMachine(RuleBasedStateMachine):
         }
         assert len(self.real.batcher._open) == len(self.open())
         if self.real.idle:
-            assert not self.open(), "nobody works, and somebody waits"
-        if self.real.idle and self.refusal is not Broken:
-            # The other way round the clock may not have moved yet.
-            assert self.real.batcher.stalled_seconds == 0
+            assert not self.open(), "nobody works, and somebody waits, perhaps in line"
+        assert (self.real.batcher.stalled_seconds > 0) == (not self.real.idle or self.refusal is Broken)
         for asked in self.asked:
             self.check_answer(asked)
         self.asked = self.open()
@@ -261,36 +260,49 @@ class BatcherMachine(RuleBasedStateMachine):
 
     # The model
 
-    def start(self, sizes: list[int], faults: Faults, seconds: float | None) -> Asked | None:
+    def start(self, sizes: list[int], faults: Faults, seconds: float = math.inf, patience: float = 0.0) -> Asked | None:
         """Submits a request; None where it is refused, as it should be then."""
         self.take_in()
         number = 100 * (1 + len(self.owner))
         inputs = [Rendered(None, [number + i, *[7] * (min(size, self.largest) - 1)]) for i, size in enumerate(sizes)]
         for place, fault in {place % len(inputs): fault for fault, place in faults}.items():
-            inputs[place].token_ids.append(fault)
-        if refusal := self.refused(inputs):
-            assert self.answer_now(inputs) is refusal
+            if fault != HUNGRY or self.scarce:
+                inputs[place].token_ids.append(fault)
+        deadline = self.real.loop.now + seconds
+        refusal = self.refused(inputs)
+        if refusal and not (refusal is Overloaded and patience):
+            assert self.answer_now(inputs, deadline) is refusal
             return None
-        deadline = None if seconds is None else self.real.loop.now + seconds
-        task = self.real.loop.create_task(self.real.batcher.submit(inputs, deadline=deadline))
+        task = self.submit(inputs, deadline, patience)
+        self.real.loop.turns(1)
+        if seconds == INSTANT and task.done():
+            assert isinstance(task.exception(), Overloaded), "it would be late"
+            return None
         ahead = math.inf if self.racing else sum(bool(one.waiting) for one in self.asked)
-        asked = Asked(inputs, deadline, task, ahead, self.formed)
+        patience += self.real.loop.now
+        asked = Asked(inputs, deadline, patience, task, ahead, self.formed, in_line=refusal is not None)
         self.asked.append(asked)
         self.owner |= {number + i: (asked, i) for i in range(len(inputs))}
-        self.admitted += len(inputs)
+        self.admitted += 0 if asked.in_line else len(inputs)
         self.longest = max(self.longest, *(len(one.token_ids) for one in inputs), 0)
-        self.real.loop.turns(1)
         return asked
+
+    def submit(self, inputs: list[Rendered], deadline: float, patience: float = 0.0) -> asyncio.Task[Scored]:
+        bound = None if deadline == math.inf else deadline
+        return self.real.loop.create_task(self.real.batcher.submit(inputs, deadline=bound, patience=patience))
 
     def refused(self, inputs: Sequence[Rendered]) -> type[Exception] | None:
         """What a request is refused with, if it is: only where something waits can there be too much."""
-        waiting = count_tokens(self.waiting())
-        overloaded = Overloaded if waiting and waiting + count_tokens(inputs) > self.limit else None
+        waiting = count_tokens(self.waiting()) + sum(count_tokens(one.inputs) for one in self.line())
+        overloaded = Overloaded if inputs and waiting and waiting + count_tokens(inputs) > self.limit else None
         return self.refusal or overloaded
 
-    def answer_now(self, inputs: list[Rendered], deadline: float | None = None) -> object:
+    def line(self) -> list[Asked]:
+        return [asked for asked in self.open() if asked.in_line]
+
+    def answer_now(self, inputs: list[Rendered], deadline: float = math.inf) -> object:
         """The answer of a request that should have one at once, or the kind of its error."""
-        task = self.real.loop.create_task(self.real.batcher.submit(inputs, deadline=deadline))
+        task = self.submit(inputs, deadline)
         self.real.loop.turns(2)
         error = task.exception()
         return task.result() if error is None else type(error)
@@ -322,7 +334,9 @@ class BatcherMachine(RuleBasedStateMachine):
         self.real.settle()
 
     def end_late(self) -> None:
-        late = [one for one in self.open() if one.deadline is not None and one.deadline <= self.real.loop.now]
+        now = self.real.loop.now
+        self.end([one for one in self.line() if one.patience <= now and one.patience < one.deadline], Overloaded)
+        late = [one for one in self.open() if one.deadline <= now]
         self.failures["deadline"] += len(late)
         self.end(late, DeadlineExceeded)
 
@@ -332,7 +346,8 @@ class BatcherMachine(RuleBasedStateMachine):
             asked.end = how
 
     def take_in(self) -> None:
-        """Looks at the batches that were formed, and then at those whose results were handed out."""
+        """Looks at who was let in, at the batches that were formed, and at those whose results were handed out."""
+        self.take_in_from_line()
         for batch in self.real.scorer.launches[self.formed :]:
             self.formed += 1
             assert len(batch) == 1 or count_tokens(batch) <= self.budget
@@ -343,13 +358,25 @@ class BatcherMachine(RuleBasedStateMachine):
             for item, outcome in zip(batch.items, batch.outcomes, strict=True):
                 self.take_in_outcome(item.rendered, outcome)
 
+    def take_in_from_line(self) -> None:
+        """Nobody in line is overtaken."""
+        line = self.line()
+        left = [request.inputs for request in self.real.batcher._admission._line]
+        entered = [asked for asked in line if not any(asked.inputs is one for one in left)]
+        assert entered == line[: len(entered)]
+        for asked in entered:
+            asked.in_line = False
+            asked.ahead = math.inf  # how many waited then, nobody knows
+            self.admitted += len(asked.inputs)
+
     def check_taken(self, one: Rendered) -> None:
         """An input may be taken once, in its turn, early enough, and only as long as somebody waits for it."""
         asked, index = self.owner[one.token_ids[0]]
         assert index == asked.taken
         assert asked.end is None or self.racing
         asked.taken += 1
-        if index == 0 and self.longest <= max(1, self.budget // TURNS):
+        # After a shortage of memory batches are smaller for a while.
+        if index == 0 and not self.scarce and self.longest <= max(1, self.budget // TURNS):
             assert self.formed - asked.formed <= 2 * asked.ahead + 1, "served later than promised"
 
     def take_in_outcome(self, one: Rendered, outcome: Outcome) -> None:

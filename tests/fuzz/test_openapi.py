@@ -42,7 +42,7 @@ def configuration(*, keys: bool) -> SchemathesisConfig:
             # What is read has no body: a few headers are all there is to try.
             "operations": [{"include-method": "GET", "generation": {"max-examples": times(1, 100)}}],
             "checks": {
-                "max_response_time": 5.0,
+                "max_response_time": 30.0,  # it does not hang; how fast it is shows elsewhere
                 # A deadline of a nanosecond is valid, and answered with what the document says: 504.
                 "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "504"]},
             },
