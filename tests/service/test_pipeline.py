@@ -187,9 +187,9 @@ def test_a_batch_that_was_launched_early_counts_its_wait_for_the_device_as_queue
             answers = await asyncio.gather(*(service.batcher.submit(request(i)) for i in range(4)))
             together = await service.batcher.submit(request(*range(10, 14)))
             passed = time.monotonic() - started
-            assert all(one.forward_seconds > 0.02 for one in answers)  # seen late on a busy machine
+            assert all(one.forward_seconds > 0.045 for one in answers)
             assert all(one.queue_seconds > 0.045 * i for i, one in enumerate(answers))
-            assert together.forward_seconds > 3 * 0.045
+            assert together.forward_seconds > 4 * 0.045
             # Counted from its launch, every batch but the first would seem to have taken twice as long.
             assert sum(one.forward_seconds for one in [*answers, together]) <= passed
 

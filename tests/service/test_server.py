@@ -73,7 +73,7 @@ def until_status(url: str, status: int) -> None:
 
 
 def end(started: subprocess.Popen[str]) -> tuple[int, list[dict[str, object]]]:
-    _, errors = started.communicate(timeout=90)
+    _, errors = started.communicate(timeout=30)
     return started.returncode, [json.loads(line) for line in errors.splitlines()]
 
 
