@@ -53,6 +53,15 @@ def test_margin_that_is_no_finite_number_is_malformed(margin: Any) -> None:
     assert reason_of({"prompt": "p", "chosen": "a", "rejected": "b", "margin": margin}) == "malformed"
 
 
+@pytest.mark.parametrize("column", ["margin", "label"])
+def test_what_is_wrong_with_a_cell_is_said_without_its_text(column: str) -> None:
+    """The message goes on record, and records are published."""
+    with pytest.raises(BadRow) as refused:
+        to_pair({"prompt": "p", "chosen": "a", "rejected": "b", column: "between you and me"}, 1)
+    assert "not str" in str(refused.value)
+    assert "between" not in str(refused.value)
+
+
 def test_implicit_string_prompt_is_the_common_beginning_without_its_last_space() -> None:
     pair = to_pair({"chosen": "The sky is blue.", "rejected": "The sky is green."}, 1)
     assert pair.prompt == (Message("user", "The sky is"),)

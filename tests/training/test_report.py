@@ -1,6 +1,7 @@
 """Training leaves a report and a card beside its checkpoint; the command makes them anew, or on other pairs."""
 
 import json
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import tiny
 
 from reward_model import checkpoint
 from training.average import main as average
+from training.calibrate import main as calibrate
 from training.data import read_preferences
-from training.evaluate import evaluate
+from training.pairwise import evaluate
 from training.report.__main__ import main
 from training.report.log import read_log
 from training.report.verdicts import read_verdicts
@@ -145,6 +147,15 @@ def test_a_foreign_model_is_reported_on_and_keeps_its_own_card(tmp_path: Path) -
     assert "Measured on 9 pairs" in text
     assert "The checkpoint does not say how it was made." in text
     assert (tmp_path / "out" / "README.md").read_text() == "# Theirs\n"
+
+
+def test_scores_from_before_another_calibration_are_not_shown_as_its_own(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "out", tmp_path / "out")
+    runs.write_pairs(tmp_path / "new.jsonl", range(200, 240))
+    flags = ["--model_name_or_path", tmp_path / "out", "--dataset_name", tmp_path / "new.jsonl", "--device", "cpu"]
+    assert calibrate([str(flag) for flag in flags]) == 0
+    assert report(tmp_path) == 0
+    assert "No scores of held-out pairs are on record" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_without_held_out_pairs_nothing_is_measured(tmp_path: Path) -> None:

@@ -81,6 +81,16 @@ def test_what_is_not_known_of_a_foreign_model_is_not_said() -> None:
     assert "Not calibrated: not fitted." in text
 
 
+@pytest.mark.parametrize("place", ["/srv/secret/", "~/secret/", "./secret/", "secret/deeper/"])
+def test_where_files_lay_is_left_out(place: str) -> None:
+    subject = subjects.subject()
+    assert subject.manifest is not None
+    record = subject.manifest.training | {"dataset": f"{place}pairs.jsonl"}
+    text = card(replace(subject, manifest=replace(subject.manifest, training=record)))
+    assert "secret" not in text
+    assert "training data: pairs.jsonl: 1,200 pairs" in text
+
+
 def test_names_from_data_are_no_markdown() -> None:
     hostile = "a|b\n# <b>`x`</b> [l](u) &amp; --- "
     text = card(subjects.subject(subjects.verdicts(category=hostile)))
