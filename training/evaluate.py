@@ -88,13 +88,11 @@ def _run_benchmark(flags: argparse.Namespace) -> None:
     benchmark = BENCHMARKS[flags.benchmark]
     items = read_items(benchmark, flags.dataset_name, limit=flags.max_pairs)
     report = run(benchmark, items, _load(flags.model_name_or_path, flags), batch_tokens=flags.batch_tokens)
-    print(report.table())
-    if flags.output_file:
-        write_document(report.to_json() | {"dataset": flags.dataset_name}, flags.output_file)
+    _hand_over(report.table(), report.to_json() | {"dataset": flags.dataset_name}, flags.output_file)
 
 
 def _run(flags: argparse.Namespace) -> None:
-    """Evaluates, shows the result, and only then writes it: what took hours is not lost to a full disk."""
+    """Evaluates, writes the result and shows it."""
     preferences = read_preferences(flags.dataset_name, limit=flags.max_pairs)
     evaluation = _evaluated(flags, preferences.pairs)
     rejected = preferences.rejected_rows
@@ -107,9 +105,16 @@ def _run(flags: argparse.Namespace) -> None:
         blocks.append(comparison.table())
     if rejected.rejected:
         blocks.append(rejected.table())
-    print("\n\n".join(blocks))
-    if flags.output_file:
-        write_document(document | {"rejected_rows": rejected.to_json()}, flags.output_file)
+    _hand_over("\n\n".join(blocks), document | {"rejected_rows": rejected.to_json()}, flags.output_file)
+
+
+def _hand_over(table: str, document: dict[str, Any], path: Path | None) -> None:
+    """Writes and shows a result that may have taken hours: neither a full disk nor a closed pipe costs the other."""
+    try:
+        if path:
+            write_document(document, path)
+    finally:
+        print(table)
 
 
 def _evaluated(flags: argparse.Namespace, pairs: Sequence[PreferencePair]) -> Evaluation:

@@ -1,8 +1,10 @@
 """A checkpoint's accuracy is that of the scores it is served with, each pair counted once."""
 
+import io
 import json
 import math
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,6 +219,29 @@ def test_refused_checkpoint_ends_with_its_own_status(tmp_path: Path, capsys: pyt
     dataset = write(tmp_path / "pairs.jsonl", made_up_pairs())
     assert run(tmp_path, dataset) == REFUSED
     assert "no *.safetensors weights" in capsys.readouterr().err
+
+
+def test_a_result_that_cannot_be_written_is_still_shown(
+    bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write(tmp_path / "pairs.jsonl", made_up_pairs())
+    (tmp_path / "file").write_text("")
+    assert run(bert, dataset, "--output_file", str(tmp_path / "file" / "metrics.json"), "--max_length", "90") == 1
+    shown = capsys.readouterr()
+    assert "accuracy " in shown.out
+    assert "file" in shown.err
+
+
+def test_a_result_that_nobody_reads_is_still_written(bert: Path, tmp_path: Path) -> None:
+    dataset, output = write(tmp_path / "pairs.jsonl", made_up_pairs()), tmp_path / "metrics.json"
+
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    with redirect_stdout(Closed()):
+        assert run(bert, dataset, "--output_file", str(output), "--max_length", "90") == 1
+    assert json.loads(output.read_text())["n"] == 30
 
 
 def test_a_baseline_is_compared_pair_by_pair(
