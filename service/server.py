@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from reward_model.errors import CheckpointRefused
+from service.protocol import Protocol
 from service.runtime import Runtime
 from service.scorer import Scorer
 from service.settings import Settings
@@ -61,7 +62,7 @@ class Server(uvicorn.Server):
             host=settings.host,
             port=settings.port,
             loop="uvloop",
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="on",
             log_config=None,

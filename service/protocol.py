@@ -1,0 +1,136 @@
+"""uvicorn's HTTP/1.1 protocol, with what it leaves open closed: endless heads, upgrades, hang-ups in a pipeline.
+
+A client that shuts its sending half down is taken to have hung up: whoever is killed while it waits looks the same,
+and nothing should be computed for them. Knows bytes and connections, not what is asked for.
+"""
+
+import asyncio
+from typing import Any
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+#: Of a request's head (its line and headers), beyond what came with its first read: llhttp has no bound of its own.
+MAX_HEAD_BYTES = 64 * 1024
+#: For a whole head to arrive, on a new connection or from its first byte.
+HEAD_SECONDS = 30.0
+#: Headers that say that there is a body, and where it ends.
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._in_head = False
+        self._running: RequestResponseCycle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """Nobody may keep a connection open without ever asking for anything."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Uvicorn tells the newest request of a pipeline only; the one that is being served has to know."""
+        self._head_is_there()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on, within bounds."""
+        was_in_head = self._in_head
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._refuse(400, "Invalid HTTP request received.")
+            return
+        if not self._in_head:
+            return
+        self._head_bytes += len(data) if was_in_head else 0
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, "The request's headers are too large.")
+        elif self._head_timer is None:
+            self._await_head()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._head_is_there()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is there, unless the parser has not looked at it yet."""
+        if not self._passed_over():
+            super().on_message_complete()
+
+    def _feed(self, data: bytes) -> None:
+        """Offers to upgrade to another protocol, such as Java's to HTTP/2, are ignored, as RFC 9110 section 7.8 allows.
+
+        For the parser all that comes after such a head is in that other protocol.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                if self._passed_over():
+                    self._begin_within_body()
+            else:
+                return
+
+    def _passed_over(self) -> bool:
+        """Whether the parser takes a request's body for another protocol."""
+        return self.parser.should_upgrade() and any(name in _FRAMING for name, _ in self.headers)
+
+    def _begin_within_body(self) -> None:
+        """Goes on with a parser for which the head has just ended; the connection ends with this request."""
+        self.cycle.keep_alive = False
+        framing = [name + b": " + value for name, value in self.headers if name in _FRAMING]
+        self.parser = httptools.HttpRequestParser(_Body(self))
+        self.parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *framing, b"", b""]))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+
+    def _head_is_there(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, status: int, why: str) -> None:
+        """Answers what is not a request, and hangs up."""
+        self._head_is_there()
+        head = f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(why)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + (head + why).encode("ascii"))
+        self.transport.close()
+
+
+class _Body:
+    """Passes on a body, and nothing that comes after it."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def on_body(self, body: bytes) -> None:
+        if self._protocol.cycle.more_body:
+            self._protocol.on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._protocol.on_message_complete()
