@@ -161,9 +161,10 @@ class Renderer:
 
     def _frame(self, ids: list[int]) -> list[int]:
         """Exactly one leading BOS or CLS where the model was trained with it; for encoders also the closing SEP."""
-        lead = len(self._leading)
-        while lead and ids[:lead] == self._leading:
-            ids = ids[lead:]
+        lead, start = len(self._leading), 0
+        while lead and ids[start : start + lead] == self._leading:
+            start += lead
+        ids = ids[start:]
         closing = [] if self._closing == ids[-1:] else self._closing
         return [*self._leading, *ids, *closing]
 

@@ -1,5 +1,7 @@
 """From records to token ids: special tokens placed once, nothing cut unless asked for."""
 
+import time
+
 import pytest
 import tiny
 
@@ -44,6 +46,12 @@ def test_text_gets_exactly_one_bos_and_never_an_eos(text: str) -> None:
         render.tokenizer.bos_token_id,
         *render.tokenizer("abc", add_special_tokens=False)["input_ids"],
     ]
+
+
+def test_a_text_of_nothing_but_bos_has_one_and_is_read_in_one_go() -> None:
+    began = time.process_time()
+    assert renderer("decoder").render(Text("<s>" * 250_000)).token_ids == [renderer("decoder").tokenizer.bos_token_id]
+    assert time.process_time() - began < 5, "what took half a minute was going through it once for each"
 
 
 @pytest.mark.parametrize("text", ["a[SEP]b", "[CLS]a[SEP]b", "[CLS]a[SEP]b[SEP]", "a[SEP]b[SEP]"])
