@@ -60,11 +60,12 @@ bench: .venv/.bench .venv/.demo
 	$(BIN)/python -m benchmarks.training $(DATA) --output_file $(RESULTS)/training.json --plot $(RESULTS)/training.svg
 	$(BIN)/python -m benchmarks.serving $(DATA) --output_file $(RESULTS)/serving.json --plot $(RESULTS)/serving.svg
 
-# Faults, hang-ups and overload against server processes (ten minutes); MODEL= is also overloaded if it is given.
+# Faults, hang-ups and overload against server processes, and all fuzz tests (half an hour); MODEL= is also overloaded.
 soak: .venv/.dev
 	$(BIN)/python -m benchmarks.soak.answers
 	$(BIN)/python -m benchmarks.soak.answers --plant leak
 	$(BIN)/python -m benchmarks.soak.answers --plant crossed
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=full -rP --timeout 3000
 	$(BIN)/python -m benchmarks.soak.overload
 	$(if $(filter-out checkpoints/demo,$(MODEL)),$(BIN)/python -m benchmarks.soak.overload --model "$(MODEL)")
 

@@ -1,14 +1,14 @@
 """uvicorn's HTTP/1.1 protocol, with what it leaves open closed: endless heads, upgrades, hang-ups in a pipeline.
 
 A client that shuts its sending half down is taken to have hung up: whoever is killed while it waits looks the same,
-and nothing should be computed for them. Knows bytes and connections, not what is asked for.
+and nothing should be computed for them. Built on what uvicorn 0.54 has inside; `tests/service/test_protocol.py` shows
+whether a later one still has it. Knows bytes and connections, not what is asked for.
 """
 
 import asyncio
 from typing import Any
 
 import httptools
-from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 #: Of a request's head (its line and headers), beyond what came with its first read: llhttp has no bound of its own.
@@ -100,7 +100,7 @@ class Protocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(_Body(self))
         self.parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *framing, b"", b""]))
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
