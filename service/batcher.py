@@ -206,7 +206,9 @@ class Batcher:
 
     def _break(self) -> None:
         self._refusal = Broken
-        self._metrics.observe_failure("fault", sum(len(request.inputs) for request in self._open))
+        # One that has just been answered is open until its task goes on.
+        left = [request for request in self._open if not request.answer.done()]
+        self._metrics.observe_failure("fault", sum(len(request.inputs) for request in left))
         self._backlog.close()
         self._fail_open(Broken)
 

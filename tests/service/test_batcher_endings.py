@@ -192,6 +192,20 @@ def test_when_the_model_is_lost_everyone_is_told_and_nobody_waits() -> None:
     asyncio.run(scenario())
 
 
+def test_what_was_answered_in_the_moment_the_model_was_lost_is_no_failure() -> None:
+    async def scenario() -> None:
+        model = Model(open_at_once=False)
+        async with Service(model) as service:
+            tasks = await service.behind(model, service.batcher.submit(request(1, FATAL)))
+            model.gate.set()
+            service.thread.join(10)  # the event loop, which stands still meanwhile, hears of both at once
+            answers = [await outcome(task) for task in tasks]
+            assert [type(one) for one in answers] == [Scored, Broken]
+            assert service.value("failures_total", reason="fault") == 2
+
+    asyncio.run(scenario())
+
+
 def test_a_model_that_hangs_is_seen_and_an_idle_one_is_not_suspected() -> None:
     async def scenario() -> None:
         model = Model(open_at_once=False)
