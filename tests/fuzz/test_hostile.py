@@ -218,12 +218,13 @@ def test_a_megabyte_that_is_slow_to_tokenise_does_not_hold_up_others(piece: str,
         answers: list[httpx.Response] = []
         thread = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/score", json=slow, timeout=60)))
         thread.start()
-        longest = 0.0
+        started, longest = time.process_time(), 0.0
         while thread.is_alive():
             began = time.process_time()
             check_health(client)
             longest = max(longest, time.process_time() - began)
+        total = time.process_time() - started
         thread.join()
     assert answers[0].status_code == 200
     assert answers[0].json()["num_tokens"][1] == num_tokens
-    assert longest < 1.5, "of this process, in which the slow request has its share"
+    assert longest < max(1, total / 2), "others are answered meanwhile, not afterwards"
