@@ -321,20 +321,37 @@ async def test_while_the_model_loads_work_is_503_and_the_process_is_alive() -> N
             loaded.set()
 
 
+@asynccontextmanager
+async def full(body: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A service that computes one request with `body`, has a queue of 20 tokens full of more, and gets no further."""
+    released = threading.Event()
+    released.set()  # it is warmed up first
+
+    def held(_: Sequence[Rendered], scores: list[Score]) -> list[Score]:
+        assert released.wait(60)
+        return scores
+
+    async with serving(lambda: StubScorer(fault=held), max_queue_tokens=20, max_batch_tokens=1) as (client, _):
+        sent: list[asyncio.Task[httpx.Response]] = []
+        released.clear()
+        try:
+            while not any(task.done() for task in sent):
+                sent.append(asyncio.create_task(client.post("/score", json=body)))
+                await asyncio.sleep(0.02)
+            yield client
+        finally:
+            for task in sent:
+                task.cancel()
+            await asyncio.gather(*sent, return_exceptions=True)
+            released.set()
+
+
 async def test_when_too_much_waits_work_is_503_and_readiness_stays() -> None:
-    async with serving(lambda: StubScorer(inputs_per_second=1), max_queue_tokens=20, max_batch_tokens=1) as (
-        client,
-        _,
-    ):
-        sent = [asyncio.create_task(client.post("/score", json=one(text=f"{SECRET} {i}"))) for i in range(30)]
-        await asyncio.sleep(0.2)
+    async with full(one(text=f"{SECRET} 1")) as client:
         assert (await client.get("/readyz")).status_code == 200
         response = await client.post("/score", json=one(text=f"{SECRET} " * 15))
         check_problem(response, 503, "overloaded")
         assert 1 <= int(response.headers["Retry-After"]) <= 60
-        for task in sent:
-            task.cancel()
-        await asyncio.gather(*sent, return_exceptions=True)
 
 
 async def test_a_service_that_drains_finishes_what_it_has_and_refuses_the_rest() -> None:
@@ -368,19 +385,8 @@ async def test_a_deadline_that_is_sent_twice_is_refused_rather_than_guessed() ->
 
 
 async def test_what_could_not_be_scored_anyway_is_refused_before_it_is_looked_at_and_rendering_goes_on() -> None:
-    async with serving(lambda: StubScorer(inputs_per_second=1), max_queue_tokens=20, max_batch_tokens=1) as (
-        client,
-        _,
-    ):
-        sent = [asyncio.create_task(client.post("/score", json={"inputs": [{"token_ids": [1] * 10}]})) for _ in "abcde"]
-        not_json = {"content": "{", "headers": {"Content-Type": "application/json"}}
-        for _ in range(500):
-            if (await client.post("/score", **not_json)).status_code == 503:
-                break
-            await asyncio.sleep(0.01)  # they have not all arrived yet
+    not_json: dict[str, Any] = {"content": "{", "headers": {"Content-Type": "application/json"}}
+    async with full({"inputs": [{"token_ids": [1] * 10}]}) as client:
         check_problem(await client.post("/score", **not_json), 503, "overloaded")
         check_problem(await client.post("/render", **not_json), 400, "malformed-json")
         assert (await client.post("/render", json={"inputs": [SAMPLE]})).status_code == 200
-        for task in sent:
-            task.cancel()
-        await asyncio.gather(*sent, return_exceptions=True)
