@@ -5,24 +5,24 @@ Each is refused or answered at once, repeats nothing of what was sent, and leave
 
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import tiny
 from effort import times
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import listening
+from sockets import connection
 
 from reward_model.records import Prompt, Record
 from reward_model.rendering import Rendered, Renderer
 from reward_model.template import DECODER_TEMPLATE
+from service import protocol, server
 from service.access import UNKNOWN_ROUTE
 from service.openapi import OPERATIONS
 from service.stub import StubScorer
@@ -32,6 +32,10 @@ SAMPLE = {"inputs": [{"prompt": "Is 57 prime?", "response": "No."}]}
 STUB = StubScorer()
 ROUTES = {operation.path for operation in OPERATIONS} | {UNKNOWN_ROUTE}
 STATUSES = {"200", "400", "401", "404", "405", "413", "415", "422", "499", "503", "504"}
+#: For what is hardly HTTP; 504 where a body was announced and never came.
+ANSWERS = {b"200", b"400", b"404", b"405", b"413", b"415", b"422", b"504"}
+#: The one thing that is repeated, as its sender asks for.
+REQUEST_ID = re.compile(rb'x-request-id: [^\r]*|"request_id": "(?:[^"\\]|\\.)*"')
 
 
 @pytest.fixture(scope="module")
@@ -165,33 +169,53 @@ REQUESTS = st.builds(
 )
 
 
-@settings(max_examples=times(60, 5000), deadline=None)
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """A client of a service that soon hangs up on whoever asks for nothing, so that what it answers has an end."""
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 1.0)
+    anew = httpx.Limits(max_keepalive_connections=0)
+    with listening(STUB, timeout_seconds=5) as (url, _), httpx.Client(base_url=url, timeout=60, limits=anew) as made:
+        yield made
+
+
+@settings(
+    max_examples=times(60, 5000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # one service for all of them
+)
 @given(sent=st.lists(REQUESTS, min_size=1, max_size=3).map(b"".join) | st.binary(max_size=200))
-def test_a_request_that_is_hardly_http_gets_an_answer_or_none_but_leaves_no_trace(
-    url: str, client: httpx.Client, sent: bytes
+def test_a_request_that_is_hardly_http_is_answered_or_hung_up_on_and_leaves_no_trace(
+    impatient: httpx.Client, sent: bytes
 ) -> None:
-    received = exchange(url, sent)
-    for head in re.findall(rb"HTTP/1\.1 .*?\r\n\r\n", received, re.DOTALL):
-        assert b"\r\nInjected" not in head
-        assert b" 500 " not in head.splitlines()[0]
+    began = time.process_time()
+    received = exchange(str(impatient.base_url), sent)
+    assert time.process_time() - began < 1, "the time of this process, whatever else the machine does"
+    statuses = re.findall(rb"HTTP/1\.1 (\d+) ", received)
+    assert statuses or b"\r\n\r\n" not in sent, "who has sent a head has an answer"
+    assert set(statuses) <= ANSWERS
+    assert SECRET not in REQUEST_ID.sub(b"", received).decode("latin-1")
+    assert b"\r\nInjected" not in received
+    check_labels(impatient)
+    check_health(impatient)
+
+
+def check_labels(client: httpx.Client) -> None:
     metrics = client.get("/metrics").text
     assert SECRET not in metrics
     seen = re.findall(r'^reward_request_duration_seconds_count\{route="(.*)",status="(.*)"\}', metrics, re.MULTILINE)
     assert {route for route, _ in seen} <= ROUTES
     assert {status for _, status in seen} <= STATUSES
-    check_health(client)
 
 
 def exchange(url: str, sent: bytes) -> bytes:
-    """What comes back for `sent`; an unfinished request waits for its rest, and gets nothing."""
-    where = urlsplit(url)
+    """What comes back for `sent` until the service hangs up, which takes it up to ten seconds."""
     received = b""
-    with socket.create_connection((where.hostname, where.port), 5) as connection:
-        connection.settimeout(0.02)
-        with suppress(ConnectionError, TimeoutError):
-            connection.sendall(sent)
-            while piece := connection.recv(65536):
-                received += piece
+    with connection(url) as connected, suppress(ConnectionError):
+        connected.settimeout(10)
+        connected.sendall(sent)
+        while piece := connected.recv(65536):
+            received += piece
     return received
 
 

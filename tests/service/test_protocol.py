@@ -2,17 +2,19 @@
 
 import json
 import re
+import select
 import socket
+import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from urllib.parse import urlsplit
+from contextlib import suppress
 
 import httpx
 import pytest
 from serving import listening
+from sockets import CLOSE, LIVE, answer, connection, connections, eventually, head, requests
 
-from service import protocol
+from service import protocol, server
 from service.stub import StubScorer
 
 BODY = json.dumps({"inputs": [{"text": "a"}]}).encode()
@@ -20,7 +22,7 @@ UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Setting
 SIZED = b"Content-Length: %d\r\n" % len(BODY)
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CHUNKS = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:7], BODY[7:], b""))
-LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+NOWHERE = b"POST /nowhere HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.fixture
@@ -36,43 +38,39 @@ def slow() -> Iterator[str]:
         yield found
 
 
-@contextmanager
-def connection(url: str) -> Iterator[socket.socket]:
-    where = urlsplit(url)
-    with socket.create_connection((where.hostname, where.port), 5) as connected:
-        yield connected
-
-
-def head(*headers: bytes) -> bytes:
-    lines = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    return lines + b"".join(headers) + b"\r\n"
-
-
-def answer(connected: socket.socket, *parts: bytes, until: bytes | None = None) -> bytes:
-    """What comes back for `parts`, sent one after the other, up to `until` or to the end of the connection."""
-    for part in parts:
-        connected.sendall(part)
-        time.sleep(0.02)
+def answer_to_endless(connected: socket.socket, piece: bytes) -> bytes:
+    """What comes back, up to the end of the connection, when `piece` is sent again and again until something does."""
+    with suppress(ConnectionError):
+        for _ in range(2**24 // len(piece)):  # more than all buffers on the way hold
+            if select.select([connected], [], [], 0)[0]:
+                break
+            connected.sendall(piece)
+        else:
+            pytest.fail("16 MiB were taken")
     received = b""
-    while until is None or until not in received:
-        piece = connected.recv(65536)
-        if not piece:
-            return received
-        received += piece
+    with suppress(ConnectionError):
+        while some := connected.recv(65536):
+            received += some
     return received
+
+
+def is_hung_up_on(connected: socket.socket, meanwhile: bytes) -> bool:
+    """Whether the connection ends within three seconds, although `meanwhile` is sent again and again."""
+    until = time.monotonic() + 3
+    try:
+        while time.monotonic() < until:
+            connected.sendall(meanwhile)
+            if select.select([connected], [], [], 0.02)[0]:
+                return connected.recv(1) == b""
+    except ConnectionError:
+        return True
+    return False
 
 
 def ask(url: str, *parts: bytes) -> bytes:
     """The same on a connection of its own."""
     with connection(url) as connected:
         return answer(connected, *parts)
-
-
-def requests(url: str) -> dict[str, int]:
-    """How many requests for scores were counted, by status."""
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
-    prefix = 'reward_request_duration_seconds_count{route="/score",status="'
-    return {line[len(prefix) :][:3]: int(float(line.split()[1])) for line in lines if line.startswith(prefix)}
 
 
 @pytest.mark.parametrize(
@@ -100,14 +98,14 @@ def test_what_follows_the_body_of_an_offer_to_upgrade_is_not_taken_for_its_part(
 
 
 def test_an_offer_to_upgrade_without_a_body_leaves_the_connection_usable(url: str) -> None:
-    received = ask(url, LIVE + UPGRADE + b"\r\n" + LIVE + b"Connection: close\r\n\r\n")
+    received = ask(url, LIVE + UPGRADE + b"\r\n" + LIVE + CLOSE + b"\r\n")
     assert received.count(b"live\n") == 2
 
 
 def test_pipelined_requests_are_answered_in_order(url: str) -> None:
     texts = [json.dumps({"inputs": [{"text": "word " * i}]}).encode() for i in (3, 1, 2)]
     pipeline = b"".join(head(b"Content-Length: %d\r\n" % len(text)) + text for text in texts)
-    received = ask(url, pipeline + LIVE + b"Connection: close\r\n\r\n")
+    received = ask(url, pipeline + LIVE + CLOSE + b"\r\n")
     assert re.findall(rb'"num_tokens":\[(\d+)\]', received) == [b"5", b"3", b"4"]
     assert received.endswith(b"live\n")
 
@@ -116,8 +114,9 @@ def test_a_pipeline_whose_client_hangs_up_is_no_error_of_the_service(slow: str) 
     with connection(slow) as connected:
         connected.sendall((head(SIZED) + BODY) * 3)
         time.sleep(0.02)
-    time.sleep(0.3)
-    assert requests(slow) == {"499": 1}, "the others were never begun"
+    eventually(lambda: requests(slow) == {"499": 1})
+    assert ask(slow, head(SIZED, CLOSE) + BODY).startswith(b"HTTP/1.1 200 ")
+    assert requests(slow) == {"499": 1, "200": 1}, "the others were never begun"
 
 
 def test_a_client_that_closes_its_half_is_taken_to_have_hung_up(slow: str) -> None:
@@ -125,24 +124,57 @@ def test_a_client_that_closes_its_half_is_taken_to_have_hung_up(slow: str) -> No
         connected.sendall(head(SIZED) + BODY)
         connected.shutdown(socket.SHUT_WR)
         assert answer(connected) == b""
-    time.sleep(0.3)
-    assert requests(slow) == {"499": 1}
+    eventually(lambda: requests(slow) == {"499": 1})
+
+
+@pytest.mark.parametrize("wrong", [b"\0\r\n\r\n", head(CHUNKED) + b"zz\r\n"], ids=["head", "body"])
+def test_what_is_wrong_is_refused_when_its_turn_comes(slow: str, wrong: bytes) -> None:
+    received = ask(slow, (head(SIZED) + BODY) * 2 + wrong, b"more of it")
+    assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"200", b"200", b"400"]
+    assert requests(slow) == {"200": 2}
+
+
+def test_a_request_whose_body_is_wrong_has_one_answer(url: str) -> None:
+    assert re.findall(rb"HTTP/1\.1 (\d+)", ask(url, head(CHUNKED), b"zz\r\n")) == [b"400"]
+    assert re.findall(rb"HTTP/1\.1 (\d+)", ask(url, NOWHERE + CHUNKED + b"\r\n", b"zz\r\n")) == [b"404"]
 
 
 def test_headers_without_end_are_refused(url: str) -> None:
-    line = b"X-Filler: " + b"a" * 1000 + b"\r\n"
     with connection(url) as connected:
         connected.sendall(LIVE)
-        with pytest.raises(ConnectionError):  # noqa: PT012 - which send it is depends on what is on its way
-            for _ in range(1000):
-                connected.sendall(line)
-                time.sleep(0.0005)
+        received = answer_to_endless(connected, b"X-Filler: " + b"a" * 1000 + b"\r\n")
+    assert received.startswith(b"HTTP/1.1 431 ")
     assert httpx.get(f"{url}/livez").status_code == 200
+
+
+@pytest.mark.parametrize("line", [b"a: b\r\n" * 100, b"a" * 1000], ids=["many", "one"])
+def test_trailers_without_end_are_refused(url: str, line: bytes) -> None:
+    with connection(url) as connected:
+        connected.sendall(head(CHUNKED) + CHUNKS[:-2] + b"a: ")
+        assert answer_to_endless(connected, line).startswith(b"HTTP/1.1 431 ")
+    with connection(url) as connected:
+        answer(connected, NOWHERE + CHUNKED + b"\r\n", b"0\r\na: ", until=b"}")
+        assert answer_to_endless(connected, line) == b"", "one answer was given"
+
+
+def test_trailers_are_not_taken_for_headers(url: str) -> None:
+    trailed = head(CHUNKED) + CHUNKS[:-2] + b"X-Request-Id: trailer\r\nExpect: 100-continue\r\n\r\n"
+    received = ask(url, trailed + LIVE + CLOSE + b"\r\n")
+    assert received.count(b"HTTP/1.1 200 ") == 2
+    assert b"trailer" not in received
+
+
+def test_a_body_does_not_count_as_the_head_that_follows_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_HEAD_BYTES", 1000)
+    body = BODY + b" " * 2000
+    whole = head(b"Content-Length: %d\r\n" % len(body)) + body
+    received = ask(url, whole[:30], whole[30:] + LIVE, CLOSE + b"\r\n")
+    assert received.count(b"HTTP/1.1 200 ") == 2
 
 
 def test_headers_of_a_reasonable_size_are_taken_even_in_small_pieces(url: str) -> None:
     line = b"X-Filler: " + b"a" * 1000 + b"\r\n"
-    received = ask(url, LIVE, *[line] * 30, b"Connection: close\r\n\r\n")
+    received = ask(url, LIVE, *[line] * 30, CLOSE + b"\r\n")
     assert received.startswith(b"HTTP/1.1 200 ")
 
 
@@ -162,4 +194,48 @@ def test_a_slow_body_and_a_quiet_connection_between_requests_are_not_cut_off(mon
         time.sleep(0.3)
         assert answer(connected, BODY[5:], until=b'"computed_tokens"')
         time.sleep(0.3)
-        assert answer(connected, LIVE + b"Connection: close\r\n\r\n").endswith(b"live\n")
+        assert answer(connected, LIVE + CLOSE + b"\r\n").endswith(b"live\n")
+
+
+def test_a_late_head_does_not_end_the_request_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    with listening(StubScorer(inputs_per_second=2)) as (url, _):
+        received = ask(url, head(SIZED) + BODY + LIVE)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "until", "meanwhile"),
+    [
+        (LIVE + b"\r\n", b"live\n", b"\r\n"),
+        (NOWHERE + b"Content-Length: 1000000000\r\n\r\n", b"}", b"x"),
+        (NOWHERE + CHUNKED + b"\r\n0\r\n", b"}", b"a: b\r\n"),
+    ],
+    ids=["blank lines", "the rest of a body", "trailers"],
+)
+def test_only_a_request_keeps_an_idle_connection_open(
+    asked: bytes, until: bytes, meanwhile: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.2)
+    with listening() as (url, _), connection(url) as connected:
+        answer(connected, asked, until=until)
+        assert is_hung_up_on(connected, meanwhile)
+
+
+def test_a_request_that_begins_while_another_is_answered_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.5)
+    many = json.dumps({"inputs": [{"text": "a"}] * 20}).encode()
+    with listening(StubScorer(inputs_per_second=20)) as (url, _), connection(url) as connected:
+        answer(connected, head(SIZED) + BODY + b"POST /score", until=b'"computed_tokens"')
+        rest = head(b"Content-Length: %d\r\n" % len(many), CLOSE).removeprefix(b"POST /score")
+        assert b" 200 " in answer(connected, rest + many)
+
+
+def test_a_connection_that_is_reset_is_forgotten_at_once(url: str) -> None:
+    before = connections()
+    with connection(url) as connected:
+        answer(connected, LIVE + b"\r\n", until=b"live\n")
+        assert connections() == before + 1
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    eventually(lambda: connections() == before)
