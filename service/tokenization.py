@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -72,10 +72,17 @@ class _Shift:
     Attributes:
         relief: fires when it takes longer than it should.
         held_up: it has taken longer than that, and no longer counts among those that take what waits.
+        done: what nobody has been told of.
     """
 
     relief: asyncio.TimerHandle | None = None
     held_up: bool = False
+    done: deque[_Done] = field(default_factory=deque)
+
+    def tell(self) -> None:
+        """Tells of what is done so far."""
+        while self.done:
+            self.done.popleft().tell()
 
 
 class TokenizerPool:
@@ -140,27 +147,26 @@ class TokenizerPool:
             self._executor.submit(self._work, loop, shift)
 
     def _relieve(self, loop: asyncio.AbstractEventLoop, shift: "_Shift") -> None:
-        """A thread is held up by something long: whatever waits, now and until it is done, is for another one."""
+        """A thread is held up by something long, for which nothing else waits: neither what is done nor what comes."""
         shift.held_up = True
+        shift.tell()
         self._employ(len(self._small) + len(self._large), loop)
 
     def _work(self, loop: asyncio.AbstractEventLoop, shift: "_Shift") -> None:
         """In a thread: some small jobs, then one that is part of something large, so that neither kind waits long."""
         until = time.perf_counter() + RUN_SECONDS
-        done: list[_Done] = []
         while time.perf_counter() < until and (job := _pop(self._small)):
-            done += _do(job)
+            shift.done += _do(job)
         if job := _pop(self._large):
-            done += _do(job)
-        loop.call_soon_threadsafe(self._deliver, loop, shift, done)
+            shift.done += _do(job)
+        loop.call_soon_threadsafe(self._deliver, loop, shift)
 
-    def _deliver(self, loop: asyncio.AbstractEventLoop, shift: "_Shift", done: list[_Done]) -> None:
+    def _deliver(self, loop: asyncio.AbstractEventLoop, shift: "_Shift") -> None:
         assert shift.relief is not None
         shift.relief.cancel()
         self._shifts.discard(shift)
         self._employ(len(self._small) + len(self._large), loop)
-        for one in done:
-            one.tell()
+        shift.tell()
 
 
 def _pop(waiting: deque[_Job]) -> _Job | None:

@@ -118,6 +118,25 @@ async def test_what_comes_while_a_thread_is_held_up_is_for_another_one(pool: Tok
     assert await asyncio.gather(*long) == [True] * long_ones
 
 
+async def test_what_was_done_before_a_long_text_does_not_wait_for_its_end() -> None:
+    pool, go_on = TokenizerPool(1), threading.Event()
+
+    def work(item: str) -> str:
+        if item == "long":
+            assert go_on.wait(20)
+        return item
+
+    tasks = [asyncio.create_task(pool.map(work, [item])) for item in ("first", "second", "long")]
+    try:
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*tasks[:2]) == [["first"], ["second"]]
+        assert not tasks[2].done()
+    finally:
+        go_on.set()
+    assert await tasks[2] == ["long"]
+    pool.close()
+
+
 async def test_small_requests_and_a_large_one_take_turns_in_one_thread() -> None:
     pool = TokenizerPool(1)
     order: list[str] = []
