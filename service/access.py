@@ -5,7 +5,7 @@ Pure ASGI, so that hang-ups stay visible to what is inside. Knows no routes and 
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,23 +19,29 @@ log = logging.getLogger("service.access")
 UNKNOWN_ROUTE = "unknown"
 #: Noted where nobody is left to be answered (nginx's number for it), or where an answer broke off.
 CLIENT_GONE, BROKEN_OFF = 499, 500
+#: Nothing is served that a browser should guess the kind of, or keep.
+SECURITY = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+#: Ends the connection.
+LAST = ((b"connection", b"close"),)
 #: Asked every few seconds by machines.
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class Access:
-    """ASGI: adds X-Request-Id and Server-Timing; logs and counts what comes back.
+    """ASGI: adds X-Request-Id, Server-Timing and security headers; logs and counts what comes back.
 
     Args:
         app: what is inside.
         metrics: where to count.
         routes: the paths there are.
+        ending: whether the next request on this connection should reach another replica.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[str], ending: Callable[[], bool]) -> None:
         self.app = app
         self._metrics = metrics
         self._routes = frozenset(routes)
+        self._ending = ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves `scope`."""
@@ -49,11 +55,13 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # Appended, not set: nobody inside sends these two, and setting one looks through all the others.
+                # Appended, not set: nobody inside sends these, and setting one looks through all the others.
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-request-id", trace.request_id.encode("ascii")),
                     (b"server-timing", trace.server_timing().encode("ascii")),
+                    *SECURITY,
+                    *(LAST if self._ending() else ()),
                 ]
             await send(message)
 

@@ -53,7 +53,7 @@ def create_app(
 
     # From the outside in: whatever fails, an id and a log line; then, as a problem; then, who asks; then, the work.
     layers = [
-        Middleware(Access, metrics, [path for router in routers for path in _paths(router)]),
+        Middleware(Access, metrics, [path for router in routers for path in _paths(router)], runtime.lifecycle.ending),
         Middleware(problems.Problems, metrics),
         Middleware(Authentication, keys),
         Middleware(Dispatch, routes.router.routes),

@@ -53,10 +53,20 @@ class Batcher:
         metrics: where to count.
         max_batch_tokens: tokens to compute in one batch; one input alone may have more.
         max_queue_tokens: tokens that may wait; a request alone in the queue may have more.
+        on_broken: called once if the model is lost, after everybody who waited has been told.
     """
 
-    def __init__(self, scorer: Scorer, metrics: Metrics, *, max_batch_tokens: int, max_queue_tokens: int) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        metrics: Metrics,
+        *,
+        max_batch_tokens: int,
+        max_queue_tokens: int,
+        on_broken: Callable[[], None] = lambda: None,
+    ) -> None:
         self._metrics = metrics
+        self._on_broken = on_broken
         budget = BatchBudget(max_batch_tokens, metrics)
         self._backlog = Backlog(metrics, budget=budget, meter=scorer.meter)
         speed = Speed()
@@ -211,6 +221,7 @@ class Batcher:
         self._metrics.observe_failure("fault", sum(len(request.inputs) for request in left))
         self._backlog.close()
         self._fail_open(Broken)
+        self._on_broken()
 
 
 def _fail(request: Request, kind: type[ServiceError]) -> None:

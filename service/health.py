@@ -24,7 +24,7 @@ async def livez(request: Request) -> Response:
 @router.api_route("/readyz", methods=READ)
 async def readyz(request: Request) -> Response:
     """200 from loaded, verified and warmed up until told to end."""
-    _runtime(request).lifecycle.check()
+    _runtime(request).lifecycle.check_ready()
     _runtime(request).check_progress()
     return PlainTextResponse("ready\n")
 

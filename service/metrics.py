@@ -33,7 +33,7 @@ class Metrics:
         registry: where the metrics are exported from; no other metric of the same name may be in it.
 
     Attributes:
-        ready: 1 from the moment requests are let in until they are not any more.
+        ready: 1 from the moment requests are let in until the service is told to end.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -67,7 +67,7 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
-        self.ready = Gauge("reward_ready", "1 while requests are let in.", registry=self.registry)
+        self.ready = Gauge("reward_ready", "1 while requests should be sent here.", registry=self.registry)
 
     def _declare_batches(self) -> None:
         registry = self.registry

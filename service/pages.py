@@ -17,6 +17,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from service.health import READ
 
 Json = dict[str, Any]
+#: Other sites' pages neither get hold of these, nor learn from where they were opened.
+ISOLATION = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 def page_router(document: Json) -> APIRouter:
@@ -48,7 +54,7 @@ def _page(name: str, values: dict[str, str]) -> HTMLResponse:
         f"default-src 'none'; script-src {_hashes('script', html)}; style-src {_hashes('style', html)};"
         " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return HTMLResponse(html, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
+    return HTMLResponse(html, headers={"Content-Security-Policy": policy} | ISOLATION)
 
 
 def _hashes(tag: str, html: str) -> str:

@@ -5,6 +5,7 @@ What an error means stands in `service.errors`; here it becomes a response.
 
 import json
 import logging
+import traceback
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.body import ClientGone
-from service.errors import Draining, MethodNotAllowed, NotFound, ProblemDetails, ServiceError, problem_of
+from service.errors import MethodNotAllowed, NotFound, ProblemDetails, ServiceError, problem_of
 from service.metrics import Metrics
 from service.places import LocatedError
 from service.trace import Trace
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 #: Types are names, not addresses: nothing has to be fetched to understand one.
 TYPE_PREFIX = "urn:reward-model:"
+#: Nobody is turned away who only asks how things are.
+PROBES = frozenset({"/livez", "/readyz"})
 
 
 class Problems:
@@ -58,7 +61,8 @@ class Problems:
     def _answer(self, scope: Scope, error: Exception) -> Response:
         trace = Trace.of(scope)
         cause = error.error if isinstance(error, LocatedError) else error
-        self._metrics.observe_rejected(cause)
+        if scope["path"] not in PROBES:
+            self._metrics.observe_rejected(cause)
         details = problem_of(cause)
         if isinstance(error, LocatedError):
             details = replace(
@@ -87,8 +91,6 @@ def response_of(details: ProblemDetails, request_id: str) -> Response:
         headers["Retry-After"] = str(details.retry_after)
     if details.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if details.type == Draining.type:
-        headers["Connection"] = "close"  # whoever asks again should come to another replica
     if "allow" in details.fields:
         headers["Allow"] = ", ".join(details.fields["allow"])
     return Response(json.dumps(problem), details.status, headers, MEDIA_TYPE)
@@ -104,6 +106,15 @@ async def raise_as_ours(_: Request, error: Exception) -> Response:
 
 def _report(details: ProblemDetails, trace: Trace, cause: Exception) -> None:
     """Logs what the caller is not told; what was foreseen was logged where it happened."""
-    foreseen = isinstance(cause, ServiceError)
     fields = {"request_id": trace.request_id, "problem": details.type, **details.fields}
-    log.error("answered 500", exc_info=None if foreseen else cause, extra={"fields": fields})
+    if not isinstance(cause, ServiceError):
+        fields["exception"] = _places(cause)
+    log.error("answered 500", extra={"fields": fields})
+
+
+def _places(error: BaseException | None) -> str:
+    """Kinds and places of an error and its causes, as in a traceback; not what they say, which may quote a text."""
+    if error is None:
+        return ""
+    own = "".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__
+    return "\n".join(filter(None, [_places(error.__cause__ or error.__context__), own]))

@@ -52,7 +52,7 @@ class Runtime:
         metrics: where to count.
 
     Attributes:
-        on_fatal: called with the error where there will never be a model.
+        on_fatal: called with the error where there will never be a model, or not any more.
     """
 
     def __init__(self, settings: Settings, load: Callable[[], Scorer], metrics: Metrics) -> None:
@@ -89,14 +89,23 @@ class Runtime:
         self._loader = threading.Thread(target=self._load_in_thread, args=(loop,), name="load", daemon=True)
         self._loader.start()
 
-    async def drain(self) -> None:
-        """Lets nothing new in, finishes what is in as far as `drain_seconds` allow, answers the rest 503."""
-        self.lifecycle.drain()
+    async def drain(self, *, delay_seconds: float = 0.0) -> None:
+        """Lets nothing new in, finishes what is in as far as `drain_seconds` allow, answers the rest 503.
+
+        Args:
+            delay_seconds: for which a service that was ready says that it is not any more, and serves on: until
+                then probes, proxies and endpoint lists have not heard of its end.
+        """
+        self.lifecycle.leave()
         self.metrics.ready.set(0)
+        if self.lifecycle.phase is Phase.LEAVING:
+            await asyncio.sleep(delay_seconds)
+        self.lifecycle.drain()
         finished = await self.lifecycle.idle(self.settings.drain_seconds)
         log.info("drained" if finished else "drain time is over, the rest is answered 503")
         if self._engine is not None:
             await self._engine.batcher.stop(drain_seconds=0)
+        self.lifecycle.end_all()
 
     async def stop(self) -> None:
         """Ends all threads; drains first where that has not happened."""
@@ -130,6 +139,7 @@ class Runtime:
             self.metrics,
             max_batch_tokens=self._batch_tokens(scorer),
             max_queue_tokens=self.settings.max_queue_tokens,
+            on_broken=lambda: self.on_fatal(Broken()),
         )
         batcher.start()
         self._engine = Engine(scorer, batcher)
@@ -140,7 +150,7 @@ class Runtime:
 
 
 def _log_fatal(error: Exception) -> None:
-    log.critical("there will never be a model: %s", error)
+    log.critical("there is no model any more: %s", error)
 
 
 def warm_up(scorer: Scorer, max_batch_tokens: int) -> None:

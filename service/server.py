@@ -83,16 +83,18 @@ class Server(uvicorn.Server):
         self._told_to_end = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """The first signal drains; the second ends the process on the spot."""
+        """The first signal drains, not at once unless it is SIGINT; the second ends the process on the spot."""
         if self._told_to_end:
             os._exit(128 + sig)
         self._told_to_end = True
-        log.info("%s: draining", signal.Signals(sig).name)
+        # Whoever presses Ctrl-C is waiting; whoever sends anything else may have to tell others first.
+        delay = 0.0 if sig == signal.SIGINT else self._runtime.settings.shutdown_delay_seconds
+        log.info("%s: draining, after serving on for %g s", signal.Signals(sig).name, delay)
         # Signal handlers run between two steps of the loop: this wakes it up.
-        asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_drain)
+        asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_drain, delay)
 
     def fail(self, error: Exception) -> None:
-        """Ends the process because there will never be a model."""
+        """Ends the process because there will never be a model, or not any more; what is answered is still sent."""
         if isinstance(error, CheckpointRefused):
             self.exit_code = REFUSED
             log.critical("the checkpoint is refused: %s", " ".join(str(error).split()))
@@ -100,11 +102,11 @@ class Server(uvicorn.Server):
             self.exit_code = FAILED
         self.should_exit = True
 
-    def _begin_to_drain(self) -> None:
-        self._drain = asyncio.get_running_loop().create_task(self._drain_and_exit())
+    def _begin_to_drain(self, delay: float) -> None:
+        self._drain = asyncio.get_running_loop().create_task(self._drain_and_exit(delay))
 
-    async def _drain_and_exit(self) -> None:
+    async def _drain_and_exit(self, delay: float) -> None:
         try:
-            await self._runtime.drain()
+            await self._runtime.drain(delay_seconds=delay)
         finally:
             self.should_exit = True

@@ -19,7 +19,7 @@ from reward_model.records import Prompt, Record
 from reward_model.rendering import Rendered
 from service import body, characters
 from service.batcher import Scored
-from service.errors import ComputeError, DeadlineExceeded, InvalidRequest, TooLarge
+from service.errors import ComputeError, DeadlineExceeded, Draining, InvalidRequest, TooLarge
 from service.places import LocatedError, Place, as_input, as_response
 from service.runtime import Engine, Runtime
 from service.schemas import SECONDS, Body
@@ -85,7 +85,7 @@ class Session:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._admission = self._runtime.lifecycle.request()
+        self._admission = self._runtime.lifecycle.request(partial(self._end, Draining))
         self._admission.__enter__()
         self._timer = self._loop.call_at(self._deadline, self._end, DeadlineExceeded)
         return self
@@ -165,12 +165,15 @@ class Session:
 
         Raises:
             LocatedError: one cannot be.
-            TooLarge: they have more tokens than one request may.
+            TooLarge: they have more tokens, or far more text, than one request may.
         """
+        max_length, total = self.engine.scorer.info.max_length, 0
         for index, (prompt, responses) in enumerate(groups):
             shared = characters.of_prompt(prompt)
-            counts = (shared + len(response) for response in responses)
-            characters.check(counts, self.engine.scorer.info.max_length, partial(locate, index))
+            counts = [shared + len(response) for response in responses]
+            characters.check(counts, max_length, partial(locate, index))
+            total += sum(counts)
+        characters.check_sum(total, max_length)
         render = self.engine.scorer.render_group
         try:
             return await self._tokenize(lambda group: render(*group, truncate=truncate), groups)

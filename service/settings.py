@@ -54,7 +54,12 @@ class Settings(BaseSettings):
         gt=0,
         description="longest that a request may take; X-Request-Timeout can only shorten it",
     )
-    drain_seconds: FiniteFloat = Field(default=10.0, ge=0, description="how long accepted work may go on after SIGTERM")
+    shutdown_delay_seconds: FiniteFloat = Field(
+        default=3.0,
+        ge=0,
+        description="how long after SIGTERM, readiness being off, new work is still accepted; Ctrl-C does not wait",
+    )
+    drain_seconds: FiniteFloat = Field(default=10.0, ge=0, description="how long accepted work may go on after that")
     api_key_file: Path | None = Field(
         default=None, description="file with one API key a line; with it, requests need Authorization: Bearer"
     )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -139,6 +140,7 @@ CASES = [
     Case("a body too large", 413, "too-large", BIG, settings=TINY, members={"limit": 2000}),
     Case("a chunked body too large", 413, "too-large", BIG, stream=True, settings=TINY, members={"limit": 2000}),
     Case("too many inputs", 413, "too-large", {"inputs": [{"text": "a"}] * 4097}, members={"limit": 4096}),
+    Case("a prompt that is repeated too often", 413, "too-large", pair(prompt=LONG, responses=["a"] * 20), "/compare"),
     Case("too many inputs of any kind", 413, "too-large", {"inputs": [SECRET] * 4097}, members={"limit": 4096}),
     Case("too many responses", 413, "too-large", pair(responses=["a"] * 4097), "/compare", members={"limit": 4096}),
     Case(
@@ -282,10 +284,22 @@ def check_problem(response: httpx.Response, status: int, kind: str) -> dict[str,
     return problem
 
 
+async def check_health(client: httpx.AsyncClient, case: Case) -> None:
+    """That `case` has left a service that works."""
+    for probe in ("/livez", "/readyz"):
+        assert (await client.get(probe)).status_code == 200
+    if "timeout_seconds" not in case.settings:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        assert (await client.post("/score", json=one(text="fine"), headers=headers)).status_code == 200
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_the_status_is(case: Case, tmp_path: Path) -> None:
     async with service_for(case, tmp_path) as client:
+        begun = time.process_time()
         response = await answer_to(case, client)
+        assert time.process_time() - begun < 1
+        await check_health(client, case)
     assert response.headers["X-Request-Id"] == "request 1"
     assert "tokenize;dur=" in response.headers["Server-Timing"]
     if case.kind is None:
@@ -352,6 +366,20 @@ async def test_when_too_much_waits_work_is_503_and_readiness_stays() -> None:
         response = await client.post("/score", json=one(text=f"{SECRET} " * 15))
         check_problem(response, 503, "overloaded")
         assert 1 <= int(response.headers["Retry-After"]) <= 60
+
+
+async def test_until_the_delay_is_over_a_service_that_ends_serves_on_and_sends_its_clients_elsewhere() -> None:
+    async with serving() as (client, runtime):
+        assert "connection" not in (await client.post("/score", json={"inputs": [SAMPLE]})).headers
+        draining = asyncio.create_task(runtime.drain(delay_seconds=60))
+        await asyncio.sleep(0)
+        unready = await client.get("/readyz")
+        check_problem(unready, 503, "draining")
+        assert runtime.metrics.registry.get_sample_value("reward_ready") == 0
+        served = await client.post("/score", json={"inputs": [SAMPLE]})
+        assert served.status_code == 200
+        assert served.headers["connection"] == unready.headers["connection"] == "close"
+        draining.cancel()
 
 
 async def test_a_service_that_drains_finishes_what_it_has_and_refuses_the_rest() -> None:

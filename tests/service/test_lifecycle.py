@@ -19,14 +19,43 @@ pytestmark = pytest.mark.anyio
 
 async def test_requests_are_let_in_between_loaded_and_draining_only() -> None:
     lifecycle = Lifecycle()
-    with pytest.raises(Loading), lifecycle.request():
+    with pytest.raises(Loading), lifecycle.request(lambda: None):
         pass
     lifecycle.loaded()
-    with lifecycle.request():
+    with lifecycle.request(lambda: None):
         pass
     lifecycle.drain()
-    with pytest.raises(Draining), lifecycle.request():
+    with pytest.raises(Draining), lifecycle.request(lambda: None):
         pass
+
+
+async def test_a_service_that_leaves_lets_requests_in_and_says_that_it_is_not_ready() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.leave()
+    with pytest.raises(Loading), lifecycle.request(lambda: None):
+        pass
+    lifecycle.loaded()
+    lifecycle.check_ready()
+    assert not lifecycle.ending()
+    lifecycle.leave()
+    with lifecycle.request(lambda: None), pytest.raises(Draining):
+        lifecycle.check_ready()
+    assert lifecycle.ending()
+    lifecycle.drain()
+    lifecycle.leave()
+    assert lifecycle.phase is Phase.DRAINING
+    assert lifecycle.ending()
+
+
+async def test_whoever_is_left_can_be_ended() -> None:
+    lifecycle, ended = Lifecycle(), list[str]()
+    lifecycle.loaded()
+    with lifecycle.request(lambda: ended.append("first")):
+        with lifecycle.request(lambda: ended.append("second")):
+            pass
+        lifecycle.end_all()
+    lifecycle.end_all()
+    assert ended == ["first"]
 
 
 async def test_a_model_that_comes_too_late_does_not_open_the_door_again() -> None:
@@ -39,8 +68,8 @@ async def test_a_model_that_comes_too_late_does_not_open_the_door_again() -> Non
 async def test_it_is_idle_when_the_last_request_has_left() -> None:
     lifecycle = Lifecycle()
     lifecycle.loaded()
-    with lifecycle.request():
-        with lifecycle.request():
+    with lifecycle.request(lambda: None):
+        with lifecycle.request(lambda: None):
             assert not await lifecycle.idle(0.01)
         assert not await lifecycle.idle(0.01)
         waiting = asyncio.create_task(lifecycle.idle(5))

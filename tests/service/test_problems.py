@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from reward_model.errors import BadTokenId, TooLong
 from service.access import Access
 from service.body import ClientGone
 from service.errors import InvalidRequest, MethodNotAllowed, Overloaded, Unauthorized, problem_of
+from service.logs import JsonFormatter
 from service.metrics import Metrics
 from service.places import LocatedError, as_input, as_response, path
 from service.problems import Problems, response_of
@@ -25,7 +27,7 @@ def app_that(error: Exception) -> Access:
         raise error
 
     metrics = Metrics(CollectorRegistry())
-    return Access(Problems(fail, metrics), metrics, ["/"])
+    return Access(Problems(fail, metrics), metrics, ["/"], lambda: False)
 
 
 async def answer_to(error: Exception) -> httpx.Response:
@@ -67,16 +69,21 @@ async def test_all_that_is_wrong_with_a_request_is_listed() -> None:
     assert problem["errors"] == [{"location": "a", "message": "is odd"}, {"location": "b", "message": "is even"}]
 
 
-async def test_of_an_unforeseen_error_the_caller_learns_nothing_and_the_log_everything(
+async def test_of_an_unforeseen_error_the_caller_learns_nothing_and_the_log_kinds_and_places(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    said = "the password is swordfish"
+    error = ValueError(said)
+    error.__cause__ = KeyError(said)
     with caplog.at_level(logging.ERROR):
-        response = await answer_to(ZeroDivisionError("the password is swordfish"))
+        response = await answer_to(error)
     assert response.status_code == 500
     assert "swordfish" not in response.text
     (record,) = caplog.records
-    assert record.exc_info is not None
     assert record.fields["request_id"] == response.headers["X-Request-Id"]  # type: ignore[attr-defined]
+    logged = JsonFormatter().format(record)
+    assert all(part in logged for part in ("KeyError", "ValueError", Path(__file__).name))
+    assert "swordfish" not in logged
 
 
 async def test_a_client_that_hung_up_gets_no_answer() -> None:
@@ -111,3 +118,16 @@ def test_the_headers_of_401_and_405_say_what_would_do() -> None:
 def test_a_path_is_written_as_people_write_it() -> None:
     assert path(["inputs", 3, "messages", 0, "role"]) == "inputs[3].messages[0].role"
     assert path([]) == ""
+
+
+async def test_a_probe_that_is_answered_503_is_nobody_turned_away() -> None:
+    metrics = Metrics(CollectorRegistry())
+
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        raise Overloaded
+
+    app = Access(Problems(fail, metrics), metrics, ["/readyz", "/score"], lambda: False)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        for path in ("/readyz", "/livez", "/score"):
+            assert (await client.get(path)).status_code == 503
+    assert metrics.registry.get_sample_value("reward_rejected_total", {"reason": "overloaded"}) == 1

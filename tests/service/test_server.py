@@ -25,14 +25,20 @@ from service import logs
 from service.app import create_app
 from service.server import Server
 from service.settings import Settings
+from service.scorer import DeviceLost
 from service.stub import StubScorer
 
 settings = Settings.load(sys.argv[1:])
 logs.configure(settings.log_level)
 
+def lose(batch, scores):
+    if len(batch) == 3:
+        raise DeviceLost
+    return scores
+
 def load():
     time.sleep(float(settings.score_label or 0))
-    return StubScorer(inputs_per_second=2)
+    return StubScorer(inputs_per_second=2, fault=lose)
 
 server = Server(create_app(settings, load), settings)
 server.run(sockets=[server.config.bind_socket()])
@@ -87,25 +93,75 @@ def test_what_is_there_after_loading_is_left_alone_by_the_garbage_collector() ->
         gc.unfreeze()
 
 
+def ask_and_tell_to_end(started: subprocess.Popen[str], url: str) -> bytes:
+    """The answer to a request that was under way when SIGTERM came."""
+    body = b'{"inputs": [{"text": "a"}, {"text": "b"}, {"text": "c"}, {"text": "d"}]}'
+    head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode() + body)
+        time.sleep(0.2)
+        started.send_signal(signal.SIGTERM)
+        until_status(f"{url}/readyz", 503)
+        return connection.recv(65536)
+
+
 def test_sigterm_finishes_accepted_work_and_exits_with_zero() -> None:
-    with process("-c", SERVE, "--model", "stub") as (started, url):
+    with process("-c", SERVE, "--model", "stub", "--shutdown-delay-seconds", "0") as (started, url):
         until_status(f"{url}/readyz", 200)
-        body = b'{"inputs": [{"text": "a"}]}'
-        head = (
-            f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            connection.sendall(head.encode() + body)
-            time.sleep(0.2)
-            started.send_signal(signal.SIGTERM)
-            until_status(f"{url}/readyz", 503)
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        assert ask_and_tell_to_end(started, url).startswith(b"HTTP/1.1 200")
         code, lines = end(started)
     assert code == 0
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
     requests = [line for line in lines if line["message"] == "request"]
-    assert [(line["route"], line["status"], line["inputs"]) for line in requests] == [("/score", 200, 1)]
+    assert [(line["route"], line["status"], line["inputs"]) for line in requests] == [("/score", 200, 4)]
+
+
+def test_after_sigterm_new_work_is_accepted_until_the_delay_is_over() -> None:
+    with process("-c", SERVE, "--model", "stub", "--shutdown-delay-seconds", "2") as (started, url):
+        until_status(f"{url}/readyz", 200)
+        told = time.monotonic()
+        ask_and_tell_to_end(started, url)
+        new = httpx.post(f"{url}/score", json={"inputs": [{"text": "b"}]})
+        assert (new.status_code, new.headers["connection"]) == (200, "close")
+        code, _ = end(started)
+        assert time.monotonic() - told > 2
+    assert code == 0
+
+
+def test_what_is_still_being_sent_when_the_drain_time_is_over_is_answered_503() -> None:
+    flags = ("--shutdown-delay-seconds", "0", "--drain-seconds", "0.2")
+    with process("-c", SERVE, "--model", "stub", *flags) as (started, url):
+        until_status(f"{url}/readyz", 200)
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+            connection.sendall(head + b'{"inputs": ')
+            time.sleep(0.3)
+            started.send_signal(signal.SIGTERM)
+            answer = connection.recv(65536)
+        code, _ = end(started)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"urn:reward-model:draining" in answer
+    assert code == 0
+
+
+def test_a_lost_model_is_told_to_whoever_waits_and_ends_the_process() -> None:
+    with process("-c", SERVE, "--model", "stub") as (started, url):
+        until_status(f"{url}/readyz", 200)
+        answer = httpx.post(f"{url}/score", json={"inputs": [{"text": "a"}, {"text": "b"}, {"text": "c"}]})
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:reward-model:broken")
+        code, lines = end(started)
+    assert code == 1
+    assert any("the process must be restarted" in str(line["message"]) for line in lines)
+
+
+def test_nobody_who_presses_ctrl_c_waits_for_the_delay() -> None:
+    with process("-c", SERVE, "--model", "stub", "--shutdown-delay-seconds", "60") as (started, url):
+        until_status(f"{url}/readyz", 200)
+        started.send_signal(signal.SIGINT)
+        code, _ = end(started)
+    assert code == 0
 
 
 def test_sigterm_while_loading_exits_at_once() -> None:

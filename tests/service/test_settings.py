@@ -27,14 +27,15 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     )
     assert (settings.max_batch_tokens, settings.max_queue_tokens) == (None, 262144)
     assert (settings.max_body_bytes, settings.max_inputs) == (32 * 1024 * 1024, 4096)
-    assert (settings.timeout_seconds, settings.drain_seconds, settings.log_level) == (60.0, 10.0, "info")
+    assert (settings.timeout_seconds, settings.log_level) == (60.0, "info")
+    assert (settings.shutdown_delay_seconds, settings.drain_seconds) == (3.0, 10.0)
 
 
 def test_there_is_exactly_one_field_per_documented_variable() -> None:
     documented = (
         "MODEL REVISION HOST PORT DEVICE DTYPE MAX_LENGTH MAX_BATCH_TOKENS MAX_QUEUE_TOKENS MAX_BODY_BYTES MAX_INPUTS"
-        " TIMEOUT_SECONDS DRAIN_SECONDS API_KEY_FILE CHAT_TEMPLATE SCORE_LABEL REJECT_SPECIAL_TOKENS DETERMINISTIC"
-        " LOG_LEVEL"
+        " TIMEOUT_SECONDS SHUTDOWN_DELAY_SECONDS DRAIN_SECONDS API_KEY_FILE CHAT_TEMPLATE SCORE_LABEL"
+        " REJECT_SPECIAL_TOKENS DETERMINISTIC LOG_LEVEL"
     )
     assert {name.upper() for name in Settings.model_fields} == set(documented.split())
 
@@ -44,6 +45,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "RM_MODEL": "demo", "RM_REVISION": "abc", "RM_HOST": "0.0.0.0", "RM_PORT": "9000", "RM_DEVICE": "cuda:1",
         "RM_DTYPE": "bfloat16", "RM_MAX_LENGTH": "512", "RM_MAX_BATCH_TOKENS": "1024", "RM_MAX_QUEUE_TOKENS": "2048",
         "RM_MAX_BODY_BYTES": "4096", "RM_MAX_INPUTS": "16", "RM_TIMEOUT_SECONDS": "2.5", "RM_DRAIN_SECONDS": "0",
+        "RM_SHUTDOWN_DELAY_SECONDS": "1",
         "RM_API_KEY_FILE": "keys", "RM_CHAT_TEMPLATE": "t.jinja", "RM_SCORE_LABEL": "good",
         "RM_REJECT_SPECIAL_TOKENS": "true", "RM_DETERMINISTIC": "1", "RM_LOG_LEVEL": "debug",
     }  # fmt: skip
