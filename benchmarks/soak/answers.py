@@ -161,6 +161,7 @@ def soak(total: int, clients: int, seed: int, plant: Plant | None, leaked_bytes:
         files = process.open_files()
         tally = uvloop.run(run(process, total, clients, seed))
         verdicts = [*judge(tally, total), *uvloop.run(settled(process, files))]
+        process.tell_to_end()
         code, drained = process.end(), process.logged('"drained"')
         seen = f"exit code {code}, drained: {drained}"
         return tally, [*verdicts, Verdict("SIGTERM finds nothing in flight", code == 0 and drained, seen)]

@@ -77,10 +77,37 @@ class Connection:
         status, *lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         pairs = (line.partition(":") for line in lines if line)
         headers = {name.lower(): value.strip() for name, _, value in pairs}
-        body = await self.reader.readexactly(int(headers["content-length"]))
-        if headers.get("connection") == "close":
+        # Some proxies' own answers end with the connection.
+        length = headers.get("content-length")
+        body = await self.reader.read() if length is None else await self.reader.readexactly(int(length))
+        if headers.get("connection") == "close" or length is None:
             self.close()
         return Answer(int(status.split(" ")[1]), headers, body)
+
+
+class Crowd:
+    """Connections, as many as are needed at once; each request takes one that is free."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._free: list[Connection] = []
+
+    async def ask(self, path: str, body: bytes, headers: dict[str, str]) -> Answer:
+        """Sends one request."""
+        connection = self._free.pop() if self._free else await Connection.open(self._port)
+        try:
+            answer = await connection.post(path, body, headers)
+        except BaseException:
+            connection.close()
+            raise
+        if not connection.closed:
+            self._free.append(connection)
+        return answer
+
+    def close(self) -> None:
+        """Closes them all."""
+        for connection in self._free:
+            connection.close()
 
 
 def _head(path: str, body: bytes, headers: dict[str, str]) -> bytes:

@@ -19,11 +19,13 @@ from statistics import quantiles
 import uvloop
 
 from benchmarks.soak import questions, servers
-from benchmarks.soak.connections import Answer, Connection
+from benchmarks.soak.connections import Answer, Connection, Crowd
 from benchmarks.soak.servers import Process
 from benchmarks.soak.verdicts import Memory, Verdict, parser, report, stop, tell_progress
 
-#: Seconds of work that the stub gets in one batch, and tokens of a sample, about and at most.
+#: Words of a prompt, and of a response, at most: for the stub, and for a model, which two cores can overload then.
+STUB_WORDS, MODEL_WORDS = 20, 160
+#: Seconds of work that the stub gets in one batch, and tokens of its samples, about and at most.
 BATCH_SECONDS, SAMPLE_TOKENS, LONGEST = 0.2, 30, 50
 PROBE_SECONDS = 0.1
 #: Time without samples after which a service must be as new.
@@ -69,28 +71,7 @@ class Flood:
         return sum(at <= self.seconds for at, _ in self.answered) / self.seconds
 
 
-class Crowd:
-    """Connections, as many as are needed at once; each sample takes one that is free."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._free: list[Connection] = []
-
-    async def ask(self, body: bytes, headers: dict[str, str]) -> Answer:
-        """Sends one request."""
-        connection = self._free.pop() if self._free else await Connection.open(self._port)
-        answer = await connection.post("/score", body, headers)
-        if not connection.closed:
-            self._free.append(connection)
-        return answer
-
-    def close(self) -> None:
-        """Closes them all."""
-        for connection in self._free:
-            connection.close()
-
-
-async def capacity(port: int, seconds: float) -> float:
+async def capacity(port: int, seconds: float, words: int) -> float:
     """Samples a second that the service answers when as many clients as it likes wait for one another."""
     crowd, rng = Crowd(port), random.Random(1)
     until = time.perf_counter() + seconds
@@ -99,7 +80,7 @@ async def capacity(port: int, seconds: float) -> float:
     async def client() -> None:
         nonlocal answered
         while time.perf_counter() < until:
-            answer = await crowd.ask(questions.sample(rng), {})
+            answer = await crowd.ask("/score", questions.sample(rng, words), {})
             answered += answer.status == 200
 
     await asyncio.gather(*(client() for _ in range(CALIBRATION_CLIENTS)))
@@ -107,17 +88,17 @@ async def capacity(port: int, seconds: float) -> float:
     return answered / seconds
 
 
-async def flood(process: Process, rate: float, seconds: float, deadline: float) -> Flood:
+async def flood(process: Process, rate: float, seconds: float, deadline: float, words: int) -> Flood:
     """Sends samples at `rate` for `seconds`, each of which wants its answer within `deadline` seconds."""
     crowd, rng, waves = Crowd(process.port), random.Random(0), set[asyncio.Task[None]]()
     seen = Flood(seconds, deadline)
     headers = {"X-Request-Timeout": f"{deadline:g}"}
 
     async def ask() -> None:
-        body = questions.sample(rng)
+        body = questions.sample(rng, words)
         sent = time.perf_counter()
         try:
-            answer = await crowd.ask(body, headers)
+            answer = await crowd.ask("/score", body, headers)
         except (OSError, asyncio.IncompleteReadError):
             seen.lost += 1
         else:
@@ -161,7 +142,7 @@ async def recovered(process: Process) -> Verdict:
     await asyncio.sleep(RECOVERY_SECONDS)
     connection = await Connection.open(process.port)
     sent = time.perf_counter()
-    answer = await connection.post("/score", questions.sample(random.Random(2)), {})
+    answer = await connection.post("/score", questions.sample(random.Random(2), STUB_WORDS), {})
     seen = f"{answer.status} after {1000 * (time.perf_counter() - sent):.0f} ms"
     connection.close()
     return Verdict(f"{RECOVERY_SECONDS:g} s later a sample is answered", answer.status == 200, seen)
@@ -227,10 +208,12 @@ def soak(
     model: str | None, inputs_per_second: float, factor: float, seconds: float, deadline: float
 ) -> tuple[Flood, float, list[Verdict]]:
     """Runs against a process of its own, and judges; also the samples a second that it is able to score."""
+    words = STUB_WORDS if model is None else MODEL_WORDS
     with _server(model, inputs_per_second) as process:
-        able = inputs_per_second if model is None else uvloop.run(capacity(process.port, min(10.0, seconds)))
-        seen = uvloop.run(flood(process, factor * able, seconds, deadline))
+        able = inputs_per_second if model is None else uvloop.run(capacity(process.port, min(10.0, seconds), words))
+        seen = uvloop.run(flood(process, factor * able, seconds, deadline, words))
         verdicts = [*judge(seen, able), uvloop.run(recovered(process))]
+        process.tell_to_end()
         code = process.end()
         return seen, able, [*verdicts, Verdict("it ends as it should", code == 0, f"exit code {code}")]
 

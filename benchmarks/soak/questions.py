@@ -81,9 +81,9 @@ def ask(rng: random.Random) -> Question:
     return Question("/score", body, [[record for _, record in inputs]], fault)
 
 
-def sample(rng: random.Random) -> bytes:
-    """The body of a `/score` request with one input that any tokenizer knows the words of."""
-    prompt, response = (" ".join(rng.choices(_WORDS, k=rng.randint(1, 20))) for _ in range(2))
+def sample(rng: random.Random, words: int) -> bytes:
+    """The body of a `/score` request with one input: two texts of 1 to `words` words that any tokenizer knows."""
+    prompt, response = (" ".join(rng.choices(_WORDS, k=rng.randint(1, words))) for _ in range(2))
     return json.dumps({"inputs": [{"prompt": prompt, "response": response}]}).encode()
 
 

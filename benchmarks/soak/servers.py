@@ -4,6 +4,7 @@ As a command it serves a stub that fails on demand. Knows processes, not questio
 """
 
 import argparse
+import random
 import signal
 import socket
 import subprocess
@@ -59,9 +60,12 @@ class Process:
         page = httpx.get(f"http://127.0.0.1:{self.port}/metrics").text
         return next(float(line.split()[1]) for line in page.splitlines() if line.startswith(f"{name} "))
 
-    def end(self) -> int:
-        """Tells it to end as Kubernetes does, and returns its exit code."""
+    def tell_to_end(self) -> None:
+        """As Kubernetes does."""
         self.started.send_signal(signal.SIGTERM)
+
+    def end(self) -> int:
+        """Waits until it has ended, and returns its exit code."""
         return self.started.wait(END_SECONDS)
 
     def logged(self, message: str) -> bool:
@@ -72,12 +76,17 @@ class Process:
 
 @contextmanager
 def stub(
-    *, inputs_per_second: float, plant: Plant | None = None, leaked_bytes: int = 0, flags: Sequence[str] = ()
+    *,
+    inputs_per_second: float,
+    plant: Plant | None = None,
+    leaked_bytes: int = 0,
+    flags: Sequence[str] = (),
+    port: int | None = None,
 ) -> Iterator[Process]:
     """A service whose model is a stub of that speed; `flags` are the service's."""
     ours = ["--inputs_per_second", str(inputs_per_second), "--leaked_bytes", str(leaked_bytes)]
     ours += ["--plant", plant] if plant else []
-    with _running(["-m", "benchmarks.soak.servers", *ours, "--", "--model", "stub", *flags]) as process:
+    with _running(["-m", "benchmarks.soak.servers", *ours, "--", "--model", "stub", *flags], port) as process:
         yield process
 
 
@@ -89,10 +98,8 @@ def real(model: str, flags: Sequence[str] = ()) -> Iterator[Process]:
 
 
 @contextmanager
-def _running(command: Sequence[str]) -> Iterator[Process]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+def _running(command: Sequence[str], port: int | None = None) -> Iterator[Process]:
+    port = free_port() if port is None else port
     with tempfile.TemporaryFile() as log:
         started = subprocess.Popen([sys.executable, *command, "--port", str(port)], stderr=log)  # noqa: S603
         process = Process(port, started.pid, started, log)
@@ -102,6 +109,19 @@ def _running(command: Sequence[str]) -> Iterator[Process]:
         finally:
             started.kill()
             started.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on; the system gives none so low to clients, so it stays free between two servers."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    msg = "100 ports that were tried are taken"
+    raise RuntimeError(msg)
 
 
 def _until_ready(process: Process) -> None:

@@ -1,8 +1,13 @@
 """The soak runs in small: a server process keeps its promises, and a run that should fail fails."""
 
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from benchmarks.soak import answers, overload
+from benchmarks.soak import answers, overload, proxies, replacement
 from benchmarks.soak.plants import Plant
 from benchmarks.soak.verdicts import Memory, Verdict
 
@@ -38,6 +43,27 @@ def test_ten_times_the_load_costs_nobody_but_those_who_are_refused() -> None:
     assert seen.goodput() > able / 2
     assert set(seen.probes) == {200}
     assert broken(verdicts, but=(MEMORY, "what is let in", "99 of 100", "goodput")) == []
+
+
+@pytest.mark.parametrize("proxy", list(proxies.PROXIES))
+def test_nobody_notices_that_replicas_are_replaced(proxy: str) -> None:
+    if not proxies.installed(proxy):
+        pytest.skip(f"{proxy} is not on this machine: apt-get install {proxy}")
+    seen, verdicts = replacement.soak(proxy, 2, 1, 30, drain=True)
+    assert broken(verdicts, but=()) == []
+    assert seen.right > 100
+
+
+def test_a_killed_save_leaves_a_whole_checkpoint_and_a_killed_start_nothing(
+    checkpoint_of: Callable[[str], Path],
+) -> None:
+    flags = ["--model", str(checkpoint_of("bert")), "--saves", "6", "--starts", "1"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak.kills", *flags],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("\nok ") == 4
 
 
 def test_memory_that_is_steady_from_the_middle_on_may_have_grown_before() -> None:
