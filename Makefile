@@ -21,7 +21,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' reward_model/__init__.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check lint format bench soak image clean
+.PHONY: help serve test check lint format bench soak image sbom clean
 
 # Lists the targets with the sentence above each.
 help:
@@ -60,18 +60,28 @@ bench: .venv/.bench .venv/.demo
 	$(BIN)/python -m benchmarks.training $(DATA) --output_file $(RESULTS)/training.json --plot $(RESULTS)/training.svg
 	$(BIN)/python -m benchmarks.serving $(DATA) --output_file $(RESULTS)/serving.json --plot $(RESULTS)/serving.svg
 
-# Faults, hang-ups and overload against server processes, and all fuzz tests (half an hour); MODEL= is also overloaded.
-soak: .venv/.dev
+# Faults, hang-ups, overload, kills and replaced replicas (needs nginx and haproxy), and all fuzz tests (half an hour).
+soak: .venv/.dev $(if $(filter checkpoints/demo,$(MODEL)),$(DEMO))
 	$(BIN)/python -m benchmarks.soak.answers
 	$(BIN)/python -m benchmarks.soak.answers --plant leak
 	$(BIN)/python -m benchmarks.soak.answers --plant crossed
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=full -rP --timeout 3000
 	$(BIN)/python -m benchmarks.soak.overload
-	$(if $(filter-out checkpoints/demo,$(MODEL)),$(BIN)/python -m benchmarks.soak.overload --model "$(MODEL)")
+	$(BIN)/python -m benchmarks.soak.overload --model "$(MODEL)"
+	$(BIN)/python -m benchmarks.soak.replacement
+	$(BIN)/python -m benchmarks.soak.kills --model "$(MODEL)"
 
 # Builds the container image IMAGE:version; CONTAINER=podman works too, ARGS= goes to the build.
 image:
 	$(CONTAINER) build --build-arg VERSION="$(VERSION)" --tag "$(IMAGE):$(VERSION)" $(ARGS) .
+
+# Writes build/sbom.json, a CycloneDX list of what is installed in the image: the packages, their versions and licences.
+sbom: .venv/.sbom
+	rm -rf build/sbom
+	$(PYTHON) -m venv --without-pip build/sbom
+	$(BIN)/python -m pip --disable-pip-version-check --python build/sbom/bin/python install --quiet --constraint constraints.txt .
+	$(BIN)/cyclonedx-py environment build/sbom/bin/python --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
+	rm -rf build/sbom
 
 # Removes what these targets made, checkpoints included only if they are the demo's.
 clean:
@@ -92,6 +102,10 @@ clean:
 
 .venv/.bench: $(PINS) | .venv/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[training,bench]'
+	@touch $@
+
+.venv/.sbom: $(PINS) | .venv/bin/python
+	$(PIP) --constraint constraints.txt --editable '.[training,sbom]'
 	@touch $@
 
 .venv/.demo: requirements-demo.txt | .venv/bin/python

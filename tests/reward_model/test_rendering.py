@@ -5,7 +5,7 @@ import time
 import pytest
 import tiny
 
-from reward_model.errors import BadTokenId, NoTokens, NotRenderable, TooLong
+from reward_model.errors import BadTokenId, CheckpointRefused, NoTokens, NotRenderable, TooLong
 from reward_model.records import Conversation, Message, Text, TokenIds, as_prompt
 from reward_model.rendering import Renderer
 from reward_model.template import DECODER_TEMPLATE, ENCODER_TEMPLATE
@@ -193,3 +193,9 @@ def test_a_decoder_without_a_template_reads_text_but_no_conversation() -> None:
     assert render.render(Text("abc")).token_ids
     with pytest.raises(NotRenderable, match="RM_CHAT_TEMPLATE"):
         render.render(Conversation(as_prompt("a"), "b"))
+
+
+def test_a_template_runs_in_a_sandbox() -> None:
+    tokenizer = tiny.tiny_tokenizer("decoder", chat_template="{{ messages.__class__.__mro__ }}")
+    with pytest.raises((CheckpointRefused, NotRenderable)):
+        Renderer(tokenizer, rendering="chat_template", max_length=64, vocab_size=len(tokenizer))
