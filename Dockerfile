@@ -18,7 +18,7 @@ WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY reward_model/__init__.py reward_model/
 # The dependencies first, beside an almost empty package: this layer stays when only the code changes.
-# The environment gets no pip of its own, so the image has none to misuse.
+# The environment gets no pip of its own.
 RUN python3 -m venv --without-pip /opt/venv \
     && python3 -m pip --python /opt/venv/bin/python install --constraint constraints.txt \
         ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} .

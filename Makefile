@@ -49,7 +49,7 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-# Measures everything in benchmarks/ (two hours, 5 GB of disk); DATASET= is a file of preference pairs.
+# Measures speed: engine, prefixes, scaling, start-up, training, serving (two hours, 5 GB); DATASET= is a file of pairs.
 bench: .venv/.bench .venv/.demo
 	$(BIN)/python -m benchmarks.peers install
 	mkdir -p $(RESULTS)
@@ -75,7 +75,7 @@ soak: .venv/.dev $(if $(filter checkpoints/demo,$(MODEL)),$(DEMO))
 image:
 	$(CONTAINER) build --build-arg VERSION="$(VERSION)" --tag "$(IMAGE):$(VERSION)" $(ARGS) .
 
-# Writes build/sbom.json, a CycloneDX list of what is installed in the image: the packages, their versions and licences.
+# Writes build/sbom.json, a CycloneDX list of the packages that the service is installed with, and their licences.
 sbom: .venv/.sbom
 	rm -rf build/sbom
 	$(PYTHON) -m venv --without-pip build/sbom
