@@ -126,6 +126,7 @@ def kill_saves(source: Path, target: Path, kills: int, rng: random.Random, *, in
             tally.failures.append(f"save {i}: the head says {found}, neither {before} nor {mark}")
         tally.found["the new one" if found == mark else "the old one"] += 1
         before = found
+        _tell_progress(i + 1, kills, "saves", tally)
     return tally
 
 
@@ -160,17 +161,23 @@ def kill_starts(directory: Path, kills: int, rng: random.Random) -> Tally:
     started = time.perf_counter()
     identity = _served(directory)
     takes = BEYOND * (time.perf_counter() - started)
-    for _ in range(kills):
+    for i in range(kills):
         command = [sys.executable, "-m", "service", "--model", str(directory), "--port", str(free_port())]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603
         time.sleep(rng.uniform(0, takes))
         process.kill()
         tally.found[f"exit code {process.wait()}"] += 1
+        _tell_progress(i + 1, kills, "starts", tally)
     if (now := _served(directory)) != identity:
         tally.failures.append(f"it serves {now} instead of {identity}")
     if _digest(directory) != bytes_before:
         tally.failures.append("the checkpoint's files have changed")
     return tally
+
+
+def _tell_progress(done: int, total: int, what: str, tally: Tally) -> None:
+    if done % 10 == 0:
+        print(f"{done} of {total} {what} killed, {dict(tally.found)}", file=sys.stderr, flush=True)
 
 
 def _served(directory: Path) -> str:
