@@ -79,7 +79,8 @@ def _packed(model: PreTrainedModel, _: str) -> Backbone:
 
 def _padded(model: PreTrainedModel, reason: str, *, similar: float = PaddedBackbone.similar) -> Backbone:
     model.set_attn_implementation("eager")
-    return PaddedBackbone(model, reason=reason, similar=similar)
+    # What has to be computed in equal lengths keeps something between its runs, as longrope its frequencies.
+    return PaddedBackbone(model, reason=reason, similar=similar, concurrent=similar < 1)
 
 
 def _rope_types(model: PreTrainedModel) -> set[str]:

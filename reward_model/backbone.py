@@ -34,6 +34,8 @@ class Backbone(Protocol):
     path: str
     reason: str
     shares_prefixes: bool
+    #: Whether several threads may run it at once.
+    concurrent: bool
 
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         """The states after the last layer.
@@ -74,6 +76,7 @@ class PackedBackbone:
     """
 
     path = "packed"
+    concurrent = True
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -133,6 +136,7 @@ class PaddedBackbone:
     reason: str = "this architecture computes its own attention, which cannot be packed"
     similar: float = _SIMILAR
     shares_prefixes: bool = False
+    concurrent: bool = True
 
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:  # noqa: ARG002
         """See `Backbone`."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from reward_model import lanes
 from reward_model.allocator import keep_freed_memory
 from reward_model.architectures import choose_backbone
 from reward_model.backbone import Backbone, shell, without_pooler
@@ -68,6 +69,7 @@ class RewardModel(nn.Module):
         self.precision = precision
         self.scalarisation = scalarisation or Scalarisation()
         self.deterministic = deterministic
+        self._frozen = False
         #: What is taken off raw rewards; set once these are known to be those of the checkpoint.
         self.length_calibration: LengthCalibration | None = None
         self.pooling = pooling_of(model.config, has_score_head=hasattr(model, "score"))
@@ -99,6 +101,7 @@ class RewardModel(nn.Module):
             unpack_linears(backbone)
         if self.precision.device.type == "cpu":
             keep_freed_memory()
+        self._frozen = True
         return self
 
     @torch.inference_mode()
@@ -143,10 +146,11 @@ class RewardModel(nn.Module):
         curve = self.length_calibration
         first: dict[Identity, int] = {}
         places = [first.setdefault(identity(one), i) for i, one in enumerate(inputs)]
-        computed = list(first.values())
-        groups = [[i] for i in computed] if self.deterministic else [computed]
+        groups = self._divide(inputs, list(first.values()))
+        computed = list(chain.from_iterable(groups))
         biases = [0.0 if curve is None else curve.bias(one.response_length) for one in inputs]
-        launched = [self._launch([inputs[i] for i in group]) for group in groups]
+        batches = [[inputs[i] for i in group] for group in groups]
+        launched = [*map(self._launch, batches)] if self.deterministic else lanes.each(self._launch, batches)
         reused = dict(zip(computed, chain.from_iterable(tokens for _, tokens in launched), strict=True))
 
         def read(logits: Tensor) -> list[Score]:
@@ -161,6 +165,15 @@ class RewardModel(nn.Module):
             ]
 
         return PendingScores(torch.cat([logits for logits, _ in launched]), read)
+
+    def _divide(self, inputs: Sequence[Rendered], computed: list[int]) -> list[list[int]]:
+        """Which of `computed` are computed together: all of them, unless a CPU's cores do better on their own."""
+        if self.deterministic:
+            return [[i] for i in computed]
+        if not (self._frozen and self.backbone.concurrent and self.precision.device.type == "cpu"):
+            return [computed]
+        parts = lanes.parts([inputs[i].token_ids for i in computed], shares_prefixes=self._shares_prefixes)
+        return [[computed[i] for i in part] for part in parts]
 
     def _scores(self, logits: Tensor) -> list[Score]:
         weights = torch.tensor(self.scalarisation.weights, dtype=torch.float64)
@@ -194,7 +207,10 @@ class RewardModel(nn.Module):
 
     def padding(self, inputs: Sequence[Rendered]) -> int:
         """How many tokens beside the real ones `score` computes for `inputs`."""
-        return 0 if self.deterministic else self.backbone.padding([len(one.token_ids) for one in inputs])
+        if self.deterministic or self.backbone.path == "packed":
+            return 0
+        groups = self._divide(inputs, list(range(len(inputs))))
+        return sum(self.backbone.padding([len(inputs[i].token_ids) for i in group]) for group in groups)
 
     @property
     def config(self) -> PreTrainedConfig:

@@ -70,6 +70,19 @@ def shared_runs(sequences: Sequence[Sequence[int]]) -> Runs:
     return _Tree(sequences).grow()
 
 
+def in_order(sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """Sequences sorted so that those that start alike are neighbours.
+
+    Returns:
+        Their indices; and for each, in that order, how many leading tokens it has in common with the one before it, 0
+        where they are too few to be shared.
+    """
+    keys = [_key(sequence) for sequence in sequences]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    common = [0, *(_common(keys[a], keys[b]) for a, b in pairwise(order))]
+    return order, [one if one >= FEWEST else 0 for one in common]
+
+
 #: Neighbours [low, high) in sorted order that agree up to a depth, which run `parent` reaches.
 _Group = tuple[int, int, int, int | None]
 

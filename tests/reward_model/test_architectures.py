@@ -5,11 +5,13 @@ layers of width 32 the ways compared here differ by 1e-7 to 9e-6, while a token 
 by 1e-2 and more, as the tests of wrong packing show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import architectures as known
 import pytest
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
-from reward_model import checkpoint
+from reward_model import checkpoint, lanes
 from reward_model.backbone import Backbone
 from reward_model.errors import CheckpointRefused, DtypeRefused
 from reward_model.model import RewardModel
@@ -48,6 +50,8 @@ A, B = _ids(60, 1), _ids(60, 2)
 SEQUENCES = [
     A[:50], B[:7], [*A[:30], *B[:20]], A[:30], [9], B[:40], A[:50], [*A[:30], *B[:20], *A[50:55]], A, [*A[:18], 5],
 ]  # fmt: skip
+#: They share nothing with those.
+OTHERS = [_ids(40, seed) for seed in range(3, 7)]
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,35 @@ def test_a_frozen_model_scores_the_same(kind: str) -> None:
     scores = [score.value for score in model.score([Rendered(None, ids) for ids in SEQUENCES])]
     # oneDNN adds up in another order than MKL, which the reference uses.
     assert scores == pytest.approx(it.rewards, abs=5 * it.tolerance())
+
+
+@pytest.mark.parametrize("kind", known.SUPPORTED)
+def test_two_cores_that_share_out_a_batch_score_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "FEWEST_TOKENS", 0)
+    it = case(kind)
+    model = RewardModel(known.tiny_network(kind), choose_precision("cpu", "float32")).freeze()
+    inputs = [Rendered(None, ids) for ids in [*SEQUENCES, *OTHERS]]
+    divided: list[int] = []
+    each = lanes.each
+
+    def spied(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        divided.append(len(items))
+        return each(function, items)
+
+    monkeypatch.setattr(lanes, "each", spied)
+    with cores(2):
+        scores = [score.value for score in model.score(inputs)[: len(SEQUENCES)]]
+    assert divided == [1 if kind in known.IN_EQUAL_LENGTHS else 2]
+    assert scores == pytest.approx(it.rewards, abs=5 * it.tolerance())
+
+
+@contextmanager
+def cores(number: int) -> Iterator[None]:
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("kind", known.SUPPORTED)
