@@ -34,7 +34,7 @@ def draw_serving(figures: Mapping[str, Any], path: Path) -> None:
         ylabel="ms (line: p50, dotted: p99)",
         title="Latency at 50, 80 and 95 % of its own capacity",
     )
-    lines.legend(fontsize="small")
+    figure.legend(*lines.get_legend_handles_labels(), loc="outside lower right", ncols=5, fontsize="small")
     lines.grid(alpha=0.3)
     machine = figures["machine"]
     figure.suptitle(f"One sample a request, MiniLM, {machine['cores']} cores", fontsize="medium")
