@@ -93,14 +93,21 @@ def test_what_is_there_after_loading_is_left_alone_by_the_garbage_collector() ->
         gc.unfreeze()
 
 
-def ask_and_tell_to_end(started: subprocess.Popen[str], url: str) -> bytes:
-    """The answer to a request that was under way when SIGTERM came."""
-    body = b'{"inputs": [{"text": "a"}, {"text": "b"}, {"text": "c"}, {"text": "d"}]}'
+@contextmanager
+def asked(url: str, inputs: int) -> Iterator[socket.socket]:
+    """A connection on which a request with so many inputs is under way."""
+    body = json.dumps({"inputs": [{"text": str(i)} for i in range(inputs)]}).encode()
     head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(head.encode() + body)
         time.sleep(0.2)
+        yield connection
+
+
+def ask_and_tell_to_end(started: subprocess.Popen[str], url: str) -> bytes:
+    """The answer to a request that was under way when SIGTERM came."""
+    with asked(url, 4) as connection:
         started.send_signal(signal.SIGTERM)
         until_status(f"{url}/readyz", 503)
         return connection.recv(65536)
@@ -175,14 +182,7 @@ def test_sigterm_while_loading_exits_at_once() -> None:
 def test_a_second_signal_ends_the_process_on_the_spot() -> None:
     with process("-c", SERVE, "--model", "stub", "--drain-seconds", "60") as (started, url):
         until_status(f"{url}/readyz", 200)
-        body = b'{"inputs": [' + b", ".join([b'{"text": "a"}'] * 100) + b"]}"
-        head = (
-            f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            connection.sendall(head.encode() + body)
-            time.sleep(0.2)
+        with asked(url, 100):
             started.send_signal(signal.SIGTERM)
             until_status(f"{url}/readyz", 503)
             started.send_signal(signal.SIGINT)
