@@ -83,6 +83,8 @@ class Protocol(HttpToolsProtocol):
         """The head is there."""
         self._head_is_there()
         self._unset_keepalive_if_required()  # the request before may have been answered since this one began
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # RFC 9110 section 10.1.1
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -101,6 +103,15 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._refusal is not None and not self._is_busy():
             self._hang_up(self._refusal)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nobody is idle who is still reading an answer; how long that may take, `Unread` says."""
+        if self.transport.get_write_buffer_size():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            super().timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered."""

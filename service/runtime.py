@@ -89,10 +89,11 @@ class Runtime:
         self._loader = threading.Thread(target=self._load_in_thread, args=(loop,), name="load", daemon=True)
         self._loader.start()
 
-    async def drain(self, *, delay_seconds: float = 0.0) -> None:
-        """Lets nothing new in, finishes what is in as far as `drain_seconds` allow, answers the rest 503.
+    async def drain(self, *, delay_seconds: float = 0.0, at_once: bool = False) -> None:
+        """Lets nothing new in, finishes what is in as far as RM_DRAIN_SECONDS allow, answers the rest 503.
 
         Args:
+            at_once: nothing is finished, since nothing can be.
             delay_seconds: for which a service that was ready says that it is not any more, and serves on: until
                 then probes, proxies and endpoint lists have not heard of its end.
         """
@@ -101,7 +102,7 @@ class Runtime:
         if self.lifecycle.phase is Phase.LEAVING:
             await asyncio.sleep(delay_seconds)
         self.lifecycle.drain()
-        finished = await self.lifecycle.idle(self.settings.drain_seconds)
+        finished = await self.lifecycle.idle(0.0 if at_once else self.settings.drain_seconds)
         log.info("drained" if finished else "drain time is over, the rest is answered 503")
         if self._engine is not None:
             await self._engine.batcher.stop(drain_seconds=0)

@@ -100,13 +100,14 @@ class Server(uvicorn.Server):
             log.critical("the checkpoint is refused: %s", " ".join(str(error).split()))
         else:
             self.exit_code = FAILED
-        self.should_exit = True
+        self._begin_to_drain(0.0, at_once=True)
 
-    def _begin_to_drain(self, delay: float) -> None:
-        self._drain = asyncio.get_running_loop().create_task(self._drain_and_exit(delay))
+    def _begin_to_drain(self, delay: float, *, at_once: bool = False) -> None:
+        if self._drain is None or at_once:
+            self._drain = asyncio.get_running_loop().create_task(self._drain_and_exit(delay, at_once=at_once))
 
-    async def _drain_and_exit(self, delay: float) -> None:
+    async def _drain_and_exit(self, delay: float, *, at_once: bool) -> None:
         try:
-            await self._runtime.drain(delay_seconds=delay)
+            await self._runtime.drain(delay_seconds=delay, at_once=at_once)
         finally:
             self.should_exit = True

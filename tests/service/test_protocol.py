@@ -239,3 +239,12 @@ def test_a_connection_that_is_reset_is_forgotten_at_once(url: str) -> None:
         assert connections() == before + 1
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     eventually(lambda: connections() == before)
+
+
+def test_a_client_of_http_1_0_is_not_told_to_continue() -> None:
+    body = b'{"inputs": [{"text": "a"}]}'
+    asked = head(b"Expect: 100-continue\r\n", b"Content-Length: %d\r\n" % len(body))
+    with listening() as (url, _), connection(url) as connected:
+        received = answer(connected, asked.replace(b"HTTP/1.1", b"HTTP/1.0") + body)
+    assert b"100 Continue" not in received
+    assert b"200 OK" in received

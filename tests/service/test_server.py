@@ -156,10 +156,18 @@ def test_what_is_still_being_sent_when_the_drain_time_is_over_is_answered_503() 
 def test_a_lost_model_is_told_to_whoever_waits_and_ends_the_process() -> None:
     with process("-c", SERVE, "--model", "stub") as (started, url):
         until_status(f"{url}/readyz", 200)
-        answer = httpx.post(f"{url}/score", json={"inputs": [{"text": "a"}, {"text": "b"}, {"text": "c"}]})
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as unfinished:
+            unfinished.sendall(
+                b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            )
+            time.sleep(0.2)
+            answer = httpx.post(f"{url}/score", json={"inputs": [{"text": "a"}, {"text": "b"}, {"text": "c"}]})
+            assert unfinished.recv(65536).startswith(b"HTTP/1.1 503")
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:reward-model:broken")
         code, lines = end(started)
     assert code == 1
+    assert not any("exception" in line for line in lines if line["logger"] == "uvicorn.error")
     assert any("the process must be restarted" in str(line["message"]) for line in lines)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from serving import listening
-from sockets import CLOSE, connections, eventually, head, requests
+from sockets import CLOSE, LIVE, answer, connections, eventually, head, requests
 
 from service import server, unread
 
@@ -59,3 +59,14 @@ def test_an_answer_that_is_read_slowly_is_sent_to_its_end(monkeypatch: pytest.Mo
         started = time.monotonic()
         assert is_whole(connected, pause=0.03)
     assert time.monotonic() - started > 1, "longer than an answer may wait"
+
+
+def test_nobody_is_idle_who_is_still_reading_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 0.2)
+    with listening() as (url, _), long_answer(url) as connected:
+        eventually(lambda: requests(url, "/render") == {"200": 1})
+        time.sleep(0.5)
+        connected.sendall(LIVE + CLOSE + b"\r\n")
+        received = answer(connected)
+    assert received.count(b"HTTP/1.1 200 OK") == 2
+    assert received.endswith(b"live\n")
