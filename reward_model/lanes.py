@@ -28,7 +28,7 @@ MOST = 4
 #: What sharing every operation leaves of the cores: two were 1.5 times one (a sequence of 260 tokens, MiniLM size).
 SHARED = 0.75
 #: Tokens below which a batch is not divided: each lane goes through the whole model, and Python lets one go at a time.
-#: Measured at MiniLM size on two cores, divided against shared: 0.9 to 1.1 at 768 tokens, 1.1 to 1.3 at 2,048.
+#: Measured at MiniLM size on two cores, divided against shared: 0.8 to 1.1 at 768 tokens, 1.0 to 1.3 at 2,048.
 FEWEST_TOKENS = 1024
 #: How far from equal parts a row may be cut, in shares of a part.
 NEAR = 0.2
