@@ -2,7 +2,8 @@
 
     python -m benchmarks.engine --model minilm distilbert [--dataset_name pairs.jsonl.gz --source hh_]
 
-All candidates score the same conversations in turns, in one process, with the same number of threads:
+All candidates score the same conversations in turns, in one process, with the same number of threads, in a new order in
+each round:
 
 - `engine`: this project's model, batches of a token budget in the order of arrival;
 - `deterministic`: the same, scores bitwise the same in any batch;
@@ -16,6 +17,7 @@ dtype. `useful` counts the operations of real tokens, not of padding; `computed`
 
 import argparse
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -66,16 +68,16 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     dtypes = dict.fromkeys((precision.dtype, torch.float32))
     plains = {str(dtype).removeprefix("torch."): plain_model(name, dtype) for dtype in dtypes}
     plain = plains[precision.dtype_name]
-    by_length = sorted(sequences, key=len)
-    candidates: dict[str, Callable[[], object]] = {
-        f"engine {budget}": partial(run_engine, engine, sequences, budget) for budget in flags.batch_tokens
-    }
     still = RewardModel(shapes.build(name), precision, deterministic=True).freeze()
-    candidates["deterministic"] = partial(run_engine, still, sequences, flags.batch_tokens[0])
+    scorers: dict[str, Callable[[Sequence[list[int]]], object]] = {
+        f"engine {budget}": partial(run_engine, engine, budget=budget) for budget in flags.batch_tokens
+    }
+    scorers["deterministic"] = partial(run_engine, still, budget=flags.batch_tokens[0])
     for dtype, model in plains.items():
-        candidates[f"sorted {dtype}"] = partial(run_padded, model, by_length, flags.batch_size)
-        candidates[f"padded {dtype}"] = partial(run_padded, model, sequences, flags.batch_size)
-        candidates[f"alone {dtype}"] = partial(run_padded, model, sequences, 1)
+        scorers[f"sorted {dtype}"] = partial(run_sorted, model, size=flags.batch_size)
+        scorers[f"padded {dtype}"] = partial(run_padded, model, size=flags.batch_size)
+        scorers[f"alone {dtype}"] = partial(run_padded, model, size=1)
+    candidates = {name: in_new_order(score, sequences) for name, score in scorers.items()}
     products = linear_products(plain)
     timed = {name: partial(seconds, run) for name, run in (candidates | products).items()}
     sample = alternate(timed, flags.rounds)
@@ -142,6 +144,22 @@ def batches(sequences: Sequence[list[int]], budget: int) -> Iterator[list[list[i
         tokens += len(ids)
     if batch:
         yield batch
+
+
+def in_new_order(
+    score: Callable[[Sequence[list[int]]], object], sequences: Sequence[list[int]]
+) -> Callable[[], object]:
+    """`score` of `sequences` in another order at every call, but the same for all who are called as often.
+
+    In real traffic no batch comes twice, and code that is compiled for the sizes of a batch is a part of its cost.
+    """
+    chance = random.Random(0)
+    return lambda: score(chance.sample(sequences, len(sequences)))
+
+
+def run_sorted(model: PreTrainedModel, sequences: Sequence[list[int]], size: int) -> list[float]:
+    """`run_padded` by length; scores in that order."""
+    return run_padded(model, sorted(sequences, key=len), size)
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ import uvloop
 from benchmarks import machine, weights
 from benchmarks.clients import Load, closed_loop, open_loop
 from benchmarks.contestants import Contestant, Running, contestants, running
-from benchmarks.engine import run_engine
+from benchmarks.engine import in_new_order, run_engine
 from benchmarks.peers.__main__ import ENVIRONMENTS
 from benchmarks.texts import HELD_OUT, Sample, samples
 from benchmarks.timing import Sample as Figures
@@ -80,8 +80,8 @@ def measure(flags: argparse.Namespace) -> dict[str, object]:
                 pass  # and stopped
             servers[one.name] = server
         check_scores(servers, texts[:16])
-        engine = partial(_engine_rate, loaded, ids)
-        capacity = measure_capacity(servers, texts, engine, flags)
+        engine = in_new_order(partial(run_engine, loaded.model, budget=loaded.model.batch_tokens), ids)
+        capacity = measure_capacity(servers, texts, partial(_rate, engine, len(ids)), flags)
         latency = measure_latency(servers, texts, capacity, flags)
     return {"machine": described, "capacity": capacity, "latency": latency}
 
@@ -90,10 +90,10 @@ def _wanted(contestant: Contestant, beginnings: Sequence[str]) -> bool:
     return not beginnings or any(contestant.name.startswith(one) for one in beginnings)
 
 
-def _engine_rate(loaded: checkpoint.Checkpoint, ids: Sequence[list[int]]) -> float:
+def _rate(run: Callable[[], object], count: int) -> float:
     started = time.perf_counter()
-    run_engine(loaded.model, ids, loaded.model.batch_tokens)
-    return len(ids) / (time.perf_counter() - started)
+    run()
+    return count / (time.perf_counter() - started)
 
 
 def check_scores(servers: dict[str, Running], texts: Sequence[Sample]) -> None:

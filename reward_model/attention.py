@@ -11,14 +11,18 @@ from transformers import AttentionInterface
 
 from reward_model.errors import CheckpointRefused
 from reward_model.kernels import Rule, States, by_matmul, by_sdpa
+from reward_model.precision import has_amx
 from reward_model.spans import Layout, Span
 from reward_model.tiled import tiled_attention, tiled_can
 from reward_model.varlen import by_varlen, varlen_can
 
 #: The name under which transformers dispatches to `packed_attention`.
 PACKED = "reward_model_packed"
-#: Keys from which on plain matrix products are faster than SDPA for bf16 on a CPU; for fp32 they never are.
+#: Keys from which on plain matrix products are faster than SDPA for bf16 on a CPU that has no AMX, which SDPA uses; for
+#: fp32 they never are.
 FEWEST_KEYS = 48
+#: Of AMX's tiles.
+AMX_ROWS = 16
 #: Tensors that some models hand through and that change nothing here.
 _HARMLESS = frozenset({"position_ids", "cache_position"})
 
@@ -100,19 +104,27 @@ def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor
     if torch.is_grad_enabled() and _is_cpu_bf16(query) and tiled_can(rule):
         return tiled_attention(query, states, layout, rule)
     pieces = []
+    tile = AMX_ROWS if _in_amx(query) else 1
     for span, count in layout.groups():
         if rule.softcap is not None or _by_matmul(query, span):
             spans = [span] if count == 1 else [span.moved(i * span.queries) for i in range(count)]
             pieces += [by_matmul(query, states, layout, one, rule) for one in spans]
         else:
-            pieces.append(by_sdpa(query, states, layout, span, rule, count))
+            pieces.append(by_sdpa(query, states, layout, span, rule, count, tile=tile))
     # Some models view the heads of a token as one vector, as transformers' own attention allows.
     return pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _by_matmul(query: Tensor, span: Span) -> bool:
     """Whether plain matrix products are the fastest way; they keep all weights where gradients are needed."""
-    return _is_cpu_bf16(query) and span.num_keys >= FEWEST_KEYS and not torch.is_grad_enabled()
+    if not _is_cpu_bf16(query) or _in_amx(query) or torch.is_grad_enabled():
+        return False
+    return span.num_keys >= FEWEST_KEYS
+
+
+def _in_amx(query: Tensor) -> bool:
+    """Whether torch's own attention multiplies these in tiles."""
+    return _is_cpu_bf16(query) and has_amx()
 
 
 def _is_cpu_bf16(query: Tensor) -> bool:

@@ -18,6 +18,7 @@ from reward_model import readout
 from reward_model.errors import CheckpointRefused
 from reward_model.packing import PackedBatch, pack, to_device
 from reward_model.pooling import segment_of_token
+from reward_model.sizes import round_up
 from reward_model.spans import Layout
 
 #: Their position ids start after the padding id and skip padding tokens (fairseq's rule).
@@ -83,7 +84,7 @@ class PackedBackbone:
         self.shares_prefixes = _is_causal(model)
         reads_only = readout.install(model, self._probe)
         reasons = {
-            "transformers dispatches this architecture's attention, so no token is padding": True,
+            "transformers dispatches this architecture's attention, so no sequence is padded": True,
             "prefixes in common are computed once": self.shares_prefixes,
             "the last layer is computed only where it is read": reads_only,
         }
@@ -91,6 +92,8 @@ class PackedBackbone:
 
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         """See `Backbone`."""
+        tokens = len(batch.input_ids)
+        batch = batch.lengthened(tokens + self.padding([tokens]))
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids.unsqueeze(0),
             "position_ids": self._positions(batch).unsqueeze(0),
@@ -100,11 +103,12 @@ class PackedBackbone:
         if _takes_segments(self.model):
             inputs["token_type_ids"] = _segment_ids(batch).unsqueeze(0)
         hidden: Tensor = without_pooler(self.model)(**inputs).last_hidden_state
-        return hidden.squeeze(0)
+        return hidden[0, :tokens]
 
-    def padding(self, lengths: Sequence[int]) -> int:  # noqa: ARG002
-        """None at all."""
-        return 0
+    def padding(self, lengths: Sequence[int]) -> int:
+        """On a CPU, to fill the row up; see `sizes`."""
+        tokens = sum(lengths)
+        return round_up(tokens) - tokens if self.model.device.type == "cpu" else 0
 
     def _probe(self, *, read_only: bool) -> Tensor:
         """[n, d]: last states of a few short sequences, the last of each."""

@@ -207,10 +207,17 @@ class RewardModel(nn.Module):
 
     def padding(self, inputs: Sequence[Rendered]) -> int:
         """How many tokens beside the real ones `score` computes for `inputs`."""
-        if self.deterministic or self.backbone.path == "packed":
+        if self.precision.device.type != "cpu" and self.backbone.path == "packed":
             return 0
         groups = self._divide(inputs, list(range(len(inputs))))
-        return sum(self.backbone.padding([len(inputs[i].token_ids) for i in group]) for group in groups)
+        return sum(self.backbone.padding(self._computed([inputs[i].token_ids for i in group])) for group in groups)
+
+    def _computed(self, sequences: Sequence[Sequence[int]]) -> list[int]:
+        """How many tokens of each are computed where all are computed together."""
+        lengths = [len(sequence) for sequence in sequences]
+        if not self._shares_prefixes:
+            return lengths
+        return [n - reused for n, reused in zip(lengths, shared_runs(sequences).reused(lengths), strict=True)]
 
     @property
     def config(self) -> PreTrainedConfig:

@@ -11,6 +11,7 @@ from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from reward_model.prefixes import Runs, separate_runs, shared_runs
 
@@ -34,6 +35,20 @@ class PackedBatch:
     ends: Tensor
     parents: Tensor | None = None
     segment_ids: Tensor | None = None
+
+    def lengthened(self, tokens: int) -> "PackedBatch":
+        """The same row with a last run behind it that is of no sequence, to `tokens` in all."""
+        extra = tokens - len(self.input_ids)
+        if not extra:
+            return self
+        filled = {name: F.pad(getattr(self, name), (0, extra)) for name in ("input_ids", "position_ids")}
+        return replace(
+            self,
+            **filled,
+            cu_seqlens=F.pad(self.cu_seqlens, (0, 1), value=tokens),
+            parents=None if self.parents is None else F.pad(self.parents, (0, 1), value=-1),
+            segment_ids=None if self.segment_ids is None else F.pad(self.segment_ids, (0, extra)),
+        )
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same with what the model computes on at `device`; what only the host reads stays there."""

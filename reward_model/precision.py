@@ -5,6 +5,7 @@ Knows the hardware, not the model.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -63,6 +64,12 @@ def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
         found = [flag for flag in ("avx512_bf16", "amx_bf16") if capabilities.get(flag)]
         return bool(found), f"the CPU has {found[0]}" if found else "the CPU has neither avx512_bf16 nor amx_bf16"
     return False, f"fp32 is the safe choice on {device.type}"
+
+
+@cache
+def has_amx() -> bool:
+    """Whether the CPU multiplies tiles of bf16 (Intel's AMX)."""
+    return bool(_cpu_capabilities().get("amx_bf16"))
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:

@@ -5,13 +5,14 @@ Made once for a batch, on the host, and handed through the model to its attentio
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from reward_model.packing import PackedBatch, to_device
+from reward_model.sizes import round_up
 
 Made = TypeVar("Made")
 #: Rows [start, stop).
@@ -106,6 +107,8 @@ class Layout:
         ends = [spans[run] for run in batch.ends.tolist()]
         # Each row once: were one written back twice, each copy would get the gradients of both.
         wanted = dict(zip(rows, ends, strict=True))
+        others = ((row, span) for span in spans for row in range(span.start, span.stop) if row not in wanted)
+        wanted |= dict(islice(others, round_up(len(wanted)) - len(wanted)))
         read = tuple(_reading(i, row, end) for i, (row, end) in enumerate(wanted.items()))
         if causal:
             read = tuple(span.part(0, 1, None, causal=True) for span in read)

@@ -67,15 +67,14 @@ class _Gradients:
 
     def add(self, tile: Tile, gradient: Tensor, level: Tensor, scale: float) -> None:
         """Adds what a tile gives; `gradient` is [heads, T, size of the values], `level` [heads, T, 1]."""
-        own = tile.queries.shape[:2]
-        above, base = (one[tile.heads, tile.rows].reshape(*own, -1) for one in (gradient, level))
-        worth = torch.cat([torch.bmm(above, one.transpose(1, 2)) for one in tile.values], dim=2)
-        logits = torch.sub(worth, base).mul_(tile.weights).to(worth.dtype)
+        above, base = (tile.by_key_head(one[tile.heads, tile.rows]) for one in (gradient, level))
         query = tile.queries.new_zeros(tile.queries.shape)
-        for run, keys, weights, slope in zip(tile.runs, tile.keys, tile.split(), tile.split(logits), strict=True):
-            rows = slice(*run)
-            self.value[tile.key_heads, rows] += torch.bmm(weights.transpose(1, 2), above)
-            self.key[tile.key_heads, rows].add_(torch.bmm(slope.transpose(1, 2), tile.queries), alpha=scale)
+        for (start, stop), keys, values, weights in zip(tile.runs, tile.keys, tile.values, tile.weights, strict=True):
+            worth = torch.bmm(above, values.transpose(1, 2))
+            slope = torch.sub(worth, base).mul_(weights).to(worth.dtype)
+            rows, own = slice(start, stop), slice(stop - start)
+            self.value[tile.key_heads, rows] += torch.bmm(weights.transpose(1, 2), above)[:, own]
+            self.key[tile.key_heads, rows].add_(torch.bmm(slope.transpose(1, 2), tile.queries)[:, own], alpha=scale)
             query.baddbmm_(slope, keys.transpose(1, 2), alpha=scale)
         target = self.query[tile.heads, tile.rows]
-        target.copy_(query.view(target.shape))
+        target.copy_(tile.by_head(query)[:, : target.shape[1]])

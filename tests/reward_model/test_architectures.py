@@ -201,7 +201,7 @@ def test_bfloat16_is_run_the_same_way_as_fp32_or_refused(kind: str) -> None:
     ("kinds", "path", "reason"),
     [
         (known.PACKED_DECODERS, "packed", "prefixes in common are computed once"),
-        (known.PACKED_ENCODERS + known.PACKED_UNSHARED, "packed", "no token is padding"),
+        (known.PACKED_ENCODERS + known.PACKED_UNSHARED, "packed", "no sequence is padded"),
         (known.PADDED_ENCODERS + known.PADDED_DECODERS, "padded", "pack"),
         (known.IN_EQUAL_LENGTHS, "padded", "padded, it does not give the states that transformers gives"),
     ],

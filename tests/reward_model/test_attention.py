@@ -44,7 +44,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, causal: bool, window: int |
     return (logits.masked_fill(unseen, -torch.inf).softmax(-1) @ value.double()).float().transpose(0, 1)
 
 
-@pytest.mark.parametrize("kernel", ["matmul", "matmul in tiles", "sdpa"])
+@pytest.mark.parametrize("kernel", ["matmul", "matmul in tiles", "sdpa", "sdpa in tiles"])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("key_heads", [4, 2])
@@ -52,7 +52,8 @@ def plain(query: Tensor, key: Tensor, value: Tensor, causal: bool, window: int |
 def test_each_sequence_attends_to_itself_as_if_it_were_alone(
     kind: str, key_heads: int, window: int | None, softcap: float | None, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_by_matmul", lambda *_: kernel != "sdpa")
+    monkeypatch.setattr(attention, "_by_matmul", lambda *_: "matmul" in kernel)
+    monkeypatch.setattr(attention, "_in_amx", lambda _: kernel == "sdpa in tiles")
     if kernel == "matmul in tiles":
         monkeypatch.setattr(kernels, "SCORES", 2 * 45 * 3)
         monkeypatch.setattr(kernels, "ROWS", 7)
@@ -137,12 +138,17 @@ def test_gradients_of_the_kernels_agree(window: int | None, monkeypatch: pytest.
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
-def test_where_gradients_are_needed_no_weights_are_kept() -> None:
+@pytest.mark.parametrize("amx", [True, False])
+def test_plain_matrix_products_are_for_bf16_without_amx_where_no_weights_need_be_kept(
+    amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "has_amx", lambda: amx)
     query = torch.zeros(2, 60, 4, dtype=torch.bfloat16)
     (span,) = Layout.of(pack([[1] * 60])).spans
     assert not attention._by_matmul(query, span)
     with torch.no_grad():
-        assert attention._by_matmul(query, span)
+        assert attention._by_matmul(query, span) is not amx
+        assert not attention._by_matmul(query.float(), span)
 
 
 def test_the_caller_can_override_causality() -> None:

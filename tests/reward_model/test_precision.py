@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reward_model.errors import CheckpointRefused
-from reward_model.precision import choose_precision
+from reward_model.precision import choose_precision, has_amx
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
@@ -27,6 +27,12 @@ def test_auto_also_works_where_torch_is_too_old_to_list_capabilities(monkeypatch
     for supported, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
         assert choose_precision("cpu").dtype == dtype
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_amx_is_asked_of_the_cpu(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    assert has_amx.__wrapped__() is amx
 
 
 def test_an_unknown_device_is_refused() -> None:
