@@ -68,8 +68,9 @@ def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
 
 @cache
 def has_amx() -> bool:
-    """Whether the CPU multiplies tiles of bf16 (Intel's AMX)."""
-    return bool(_cpu_capabilities().get("amx_bf16"))
+    """Whether torch multiplies tiles of bf16 on this CPU (Intel's AMX); not where it is told to use less of it."""
+    told = torch.backends.cpu.get_cpu_capability()
+    return bool(_cpu_capabilities().get("amx_bf16")) and told not in {"DEFAULT", "AVX2"}
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:

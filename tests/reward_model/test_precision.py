@@ -29,10 +29,15 @@ def test_auto_also_works_where_torch_is_too_old_to_list_capabilities(monkeypatch
         assert choose_precision("cpu").dtype == dtype
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_amx_is_asked_of_the_cpu(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("amx", "told", "expected"), [(True, "AVX512", True), (False, "AVX512", False), (True, "AVX2", False)]
+)
+def test_amx_is_used_where_the_cpu_has_it_and_torch_may(
+    amx: bool, told: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
-    assert has_amx.__wrapped__() is amx
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: told)
+    assert has_amx.__wrapped__() is expected
 
 
 def test_an_unknown_device_is_refused() -> None:
