@@ -21,7 +21,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' reward_model/__init__.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check lint format bench soak image sbom clean
+.PHONY: help serve test check lint format bench gpu soak image sbom clean
 
 # Lists the targets with the sentence above each.
 help:
@@ -59,6 +59,11 @@ bench: .venv/.bench .venv/.demo
 	$(BIN)/python -m benchmarks.startup $(DATA)
 	$(BIN)/python -m benchmarks.training $(DATA) --output_file $(RESULTS)/training.json --plot $(RESULTS)/training.svg
 	$(BIN)/python -m benchmarks.serving $(DATA) --output_file $(RESULTS)/serving.json --plot $(RESULTS)/serving.svg
+
+# Measures on an NVIDIA GPU, its tests first (ten minutes); ARGS= goes to benchmarks.gpu.
+gpu: .venv/.dev
+	mkdir -p $(RESULTS)
+	$(BIN)/python -m benchmarks.gpu --output_file $(RESULTS)/gpu.json $(ARGS)
 
 # Faults, hang-ups, overload, kills and replaced replicas (needs nginx and haproxy), and all fuzz tests (half an hour).
 soak: .venv/.dev $(if $(filter checkpoints/demo,$(MODEL)),$(DEMO))

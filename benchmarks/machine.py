@@ -17,11 +17,15 @@ LIBRARIES = (
 )  # fmt: skip
 
 
+#: What of a CPU decides how fast bf16 is.
+FLAGS = ("avx512_bf16", "amx_bf16")
+
+
 def describe() -> dict[str, str]:
     """Hardware, system, versions and the command, in the order in which people read them."""
     return {
         "command": shlex.join(["python", *_command()]),
-        "cpu": _cpu_model(),
+        "cpu": _cpu(),
         "cores": f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -33,9 +37,13 @@ def _command() -> list[str]:
     return ["-m", module.name, *sys.argv[1:]] if module is not None else sys.argv
 
 
-def _cpu_model() -> str:
+def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    model, flags = (
+        next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "unknown")
+        for name in ("model name", "flags")
+    )
+    return ", ".join([model, *(flag for flag in FLAGS if flag in flags.split())])
 
 
 def _version(name: str) -> str:

@@ -62,8 +62,11 @@ def measure(
     draw_ids = random.Random(prompt * 1000 + responses)
     shared = [draw_ids.randrange(1, 32_000) for _ in range(prompt)]
     sequences = [shared + [draw_ids.randrange(1, 32_000) for _ in range(tokens)] for _ in range(responses)]
-    ways = {name: partial(run, model, sequences, share) for name, share in (("unshared", False), ("shared", True))}
-    right = torch.tensor(run(exact, sequences, False))
+    ways = {
+        name: partial(run, model, sequences, share_prefixes=share)
+        for name, share in (("unshared", False), ("shared", True))
+    }
+    right = torch.tensor(run(exact, sequences, share_prefixes=False))
     spread = right.std() if responses > 1 else right.abs().max()
     errors = {name: float((torch.tensor(way()) - right).abs().max() / spread) for name, way in ways.items()}
     timed = alternate({name: partial(seconds, way) for name, way in ways.items()}, flags.rounds)
@@ -80,7 +83,7 @@ def measure(
 
 
 @torch.inference_mode()
-def run(model: RewardModel, sequences: Sequence[Sequence[int]], share_prefixes: bool) -> list[float]:  # noqa: FBT001
+def run(model: RewardModel, sequences: Sequence[Sequence[int]], *, share_prefixes: bool) -> list[float]:
     """All scores, as one batch."""
     values: list[float] = model(pack(sequences, share_prefixes=share_prefixes))[:, 0].tolist()
     return values

@@ -63,28 +63,32 @@ def linears(model: PreTrainedModel) -> list[tuple[int, int]]:
     return [(one.in_features, one.out_features) for one in layers.modules() if isinstance(one, nn.Linear)]
 
 
-def flops(model: PreTrainedModel, lengths: Sequence[int]) -> float:
+def flops(model: PreTrainedModel, lengths: Sequence[int], *, causal: bool = False) -> float:
     """Floating-point operations of linear layers and attention for sequences of such lengths, each by itself.
 
-    A multiplication and an addition count two. Norms, activations, softmax, embeddings and the head do not count;
-    nothing is taken off for causality.
+    A multiplication and an addition count two. Norms, activations, softmax, embeddings and the head do not count.
+
+    Args:
+        model: whose layers.
+        lengths: tokens of each sequence.
+        causal: take off the half of attention that causality leaves out.
     """
     config = model.config.get_text_config()
     per_token = 2 * sum(width * height for width, height in linears(model))
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_pair: int = 4 * config.num_hidden_layers * config.num_attention_heads * head_size
+    per_pair = 4 * config.num_hidden_layers * config.num_attention_heads * head_size / (2 if causal else 1)
     return float(per_token * sum(lengths) + per_pair * sum(length * length for length in lengths))
 
 
-def flops_read_only(model: PreTrainedModel, lengths: Sequence[int]) -> float:
-    """What is left where the last layer projects all tokens, and does the rest for one token of each sequence."""
+def flops_read_only(model: PreTrainedModel, lengths: Sequence[int], *, causal: bool = False) -> float:
+    """What of `flops` is left where the last layer projects all tokens, and does the rest for one of each sequence."""
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    whole = flops(model, lengths)
+    whole = flops(model, lengths, causal=causal)
     last_linear = 2 * sum(width * height for width, height in linears(model)) / layers
     states = 2 * config.hidden_size * (config.num_attention_heads + 2 * key_heads) * head_size
     spared = sum(length - 1 for length in lengths) * (last_linear - states)
     pairs = 4 * config.num_attention_heads * head_size * sum(length * (length - 1) for length in lengths)
-    return float(whole - spared - pairs)
+    return float(whole - spared - (pairs / 2 if causal else pairs))

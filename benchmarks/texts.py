@@ -12,9 +12,7 @@ from transformers import AutoTokenizer
 
 from reward_model.rendering import Rendered, Renderer
 from reward_model.template import ENCODER_TEMPLATE
-from training.data import RowReport, read_preferences
 from training.demo.backbone import installed_backbone
-from training.examples import render_examples
 
 HELD_OUT = Path(__file__).parent.parent / "training" / "demo" / "heldout.jsonl"
 
@@ -29,6 +27,10 @@ def token_ids(dataset: str, count: int, *, source: str = "", max_length: int = 5
         max_length: longer ones are cut in their prompt, as in training.
         seed: of the draw.
     """
+    # Only who reads data needs the library for it: speed on a GPU is measured without.
+    from training.data import RowReport, read_preferences  # noqa: PLC0415
+    from training.examples import render_examples  # noqa: PLC0415
+
     tokenizer = AutoTokenizer.from_pretrained(installed_backbone())
     tokenizer.chat_template = ENCODER_TEMPLATE
     renderer = Renderer(tokenizer, rendering="chat_template", max_length=max_length, vocab_size=len(tokenizer))
@@ -51,6 +53,8 @@ class Sample:
 
 def samples(dataset: str, count: int, *, source: str = "", max_length: int = 512, seed: int = 0) -> list[Sample]:
     """`count` different samples that no server has to cut; see `token_ids` for the arguments."""
+    from training.data import read_preferences  # noqa: PLC0415 - as above
+
     tokenizer = AutoTokenizer.from_pretrained(installed_backbone())
     pairs = [pair for pair in read_preferences(dataset).pairs if (pair.source or "").startswith(source)]
     texts = [("\n\n".join(turn.content for turn in pair.prompt), pair) for pair in pairs]

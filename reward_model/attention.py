@@ -5,22 +5,25 @@ transformers' eager attention on each sequence alone; causality, sliding windows
 nothing of batches of requests.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
 from reward_model.errors import CheckpointRefused
-from reward_model.kernels import Rule, States, by_matmul, by_sdpa
+from reward_model.kernels import ROWS, Rule, States, by_matmul, by_sdpa
 from reward_model.precision import has_amx
-from reward_model.spans import Layout, Span
+from reward_model.spans import Layout
 from reward_model.tiled import tiled_attention, tiled_can
 from reward_model.varlen import by_varlen, varlen_can
 
 #: The name under which transformers dispatches to `packed_attention`.
 PACKED = "reward_model_packed"
-#: Keys from which on plain matrix products are faster than SDPA for bf16 on a CPU that has no AMX, which SDPA uses; for
-#: fp32 they never are.
+#: Keys from which on plain matrix products are faster than SDPA for bf16 on a CPU without AMX; for fp32 they never are.
 FEWEST_KEYS = 48
+#: With AMX they are only where there are so many times the keys that a tile of queries sees through a window.
+FAR = 4
 #: Of AMX's tiles.
 AMX_ROWS = 16
 #: Tensors that some models hand through and that change nothing here.
@@ -102,11 +105,17 @@ def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor
     if varlen_can(query, states, layout, rule):
         return by_varlen(query, states, layout, rule)
     if torch.is_grad_enabled() and _is_cpu_bf16(query) and tiled_can(rule):
-        return tiled_attention(query, states, layout, rule)
+        return tiled_attention(query, states, layout, rule, _by_spans)
+    return _by_spans(query, states, layout, rule)
+
+
+def _by_spans(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
+    """Span by span, each in the way that is fastest for it."""
     pieces = []
-    tile = AMX_ROWS if _in_amx(query) else 1
+    tile = AMX_ROWS if _in_amx(query, states) else 1
+    fewest = 0 if rule.softcap is not None else _fewest_keys(query, states, rule)
     for span, count in layout.groups():
-        if rule.softcap is not None or _by_matmul(query, span):
+        if span.num_keys >= fewest:
             spans = [span] if count == 1 else [span.moved(i * span.queries) for i in range(count)]
             pieces += [by_matmul(query, states, layout, one, rule) for one in spans]
         else:
@@ -115,16 +124,19 @@ def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor
     return pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces)
 
 
-def _by_matmul(query: Tensor, span: Span) -> bool:
-    """Whether plain matrix products are the fastest way; they keep all weights where gradients are needed."""
-    if not _is_cpu_bf16(query) or _in_amx(query) or torch.is_grad_enabled():
-        return False
-    return span.num_keys >= FEWEST_KEYS
+def _fewest_keys(query: Tensor, states: States, rule: Rule) -> float:
+    """Keys from which on plain matrix products are fastest; they would keep all weights where gradients are needed."""
+    if not _is_cpu_bf16(query) or torch.is_grad_enabled():
+        return math.inf
+    if _in_amx(query, states):
+        # They leave out what no query of a tile sees, SDPA computes all of it.
+        return math.inf if rule.window is None else FAR * (ROWS + rule.window)
+    return FEWEST_KEYS
 
 
-def _in_amx(query: Tensor) -> bool:
-    """Whether torch's own attention multiplies these in tiles."""
-    return _is_cpu_bf16(query) and has_amx()
+def _in_amx(query: Tensor, states: States) -> bool:
+    """Whether torch's own attention multiplies these in AMX's tiles; it must be able to fuse it all."""
+    return _is_cpu_bf16(query) and has_amx() and query.shape[2] == states.value.shape[2]
 
 
 def _is_cpu_bf16(query: Tensor) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -93,10 +94,13 @@ class PackedBackbone:
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         """See `Backbone`."""
         tokens = len(batch.input_ids)
-        batch = batch.lengthened(tokens + self.padding([tokens]))
+        more = self.padding([tokens])
+        # What fills the row up has position 0, however much it is: there may be fewer positions.
+        positions = F.pad(self._positions(batch), (0, more))
+        batch = batch.lengthened(more)
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids.unsqueeze(0),
-            "position_ids": self._positions(batch).unsqueeze(0),
+            "position_ids": positions.unsqueeze(0),
             "layout": Layout.of(batch, rows, causal=self.shares_prefixes),
             "use_cache": False,
         }

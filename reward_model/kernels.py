@@ -1,7 +1,7 @@
 """Ways to compute attention over the spans of a packed row, all to the same result.
 
-`by_matmul` is fastest for bf16 on a CPU and knows soft caps, `by_sdpa` for all else; `varlen` does a whole row in one
-call on a GPU, `tiled` has gradients of its own. Which is used when is `attention`'s decision, measured in
+`by_matmul` is fastest for bf16 on a CPU without AMX and knows soft caps, `by_sdpa` for all else; `varlen` does a whole
+row in one call on a GPU, `tiled` has gradients of its own. Which is used when is `attention`'s decision, measured in
 benchmarks/attention.py. Knows tensors and spans, not models.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reward_model.sizes import round_up
+from reward_model.sizes import STEPS, round_up
 from reward_model.spans import Layout, Range, Span
 
 #: Attention weights that `by_matmul` holds at once: what stays in a core's cache.
@@ -59,7 +59,9 @@ class States:
         They are filled up to one of few sizes, with zeros or with what follows in `run`.
         """
         if run not in self._cut:
-            more = round_up(run[1] - run[0]) - (run[1] - run[0])
+            size = run[1] - run[0]
+            # Some of the last rows, too, are filled up to a size of their own.
+            more = round_up(size + size // STEPS) - size
             key, value = (_filled(one[:, slice(*run)], more).contiguous() for one in (self.key, self.value))
             self._cut[run] = key.transpose(1, 2), value
         keys, values = self._cut[run]
@@ -228,7 +230,7 @@ def by_sdpa(
 
 def _filled(tensor: Tensor, more: int) -> Tensor:
     """[..., n, size] -> [..., n + more, size]."""
-    return F.pad(tensor, (0, 0, 0, more)) if more else tensor
+    return torch.constant_pad_nd(tensor, (0, 0, 0, more)) if more else tensor
 
 
 def _filled_mask(layout: Layout, span: Span, rule: Rule, query: Tensor, queries: int, keys: int) -> Tensor | None:

@@ -41,7 +41,7 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         attribute, algorithm = ("gelu", "none") if self.gelu else ("none", "")
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
+        result: Tensor = torch.ops.mkldnn._linear_pointwise.default(  # noqa: SLF001
             x, self._weight, self._bias, attribute, [], algorithm
         )
         return result

@@ -36,18 +36,17 @@ class PackedBatch:
     parents: Tensor | None = None
     segment_ids: Tensor | None = None
 
-    def lengthened(self, tokens: int) -> "PackedBatch":
-        """The same row with a last run behind it that is of no sequence, to `tokens` in all."""
-        extra = tokens - len(self.input_ids)
-        if not extra:
+    def lengthened(self, more: int) -> "PackedBatch":
+        """The same row and behind it a run of `more` tokens, all 0, that is of no sequence."""
+        if not more:
             return self
-        filled = {name: F.pad(getattr(self, name), (0, extra)) for name in ("input_ids", "position_ids")}
+        filled = {name: F.pad(getattr(self, name), (0, more)) for name in ("input_ids", "position_ids")}
         return replace(
             self,
             **filled,
-            cu_seqlens=F.pad(self.cu_seqlens, (0, 1), value=tokens),
+            cu_seqlens=F.pad(self.cu_seqlens, (0, 1), value=len(self.input_ids) + more),
             parents=None if self.parents is None else F.pad(self.parents, (0, 1), value=-1),
-            segment_ids=None if self.segment_ids is None else F.pad(self.segment_ids, (0, extra)),
+            segment_ids=None if self.segment_ids is None else F.pad(self.segment_ids, (0, more)),
         )
 
     def to(self, device: torch.device) -> "PackedBatch":

@@ -1,4 +1,4 @@
-"""The last layer for those tokens only whose last state is read: one of each sequence.
+"""The last layer for those tokens only whose last state is read: one of each sequence, and few others.
 
 A score depends on one token's last hidden state, so in the last layer all other tokens matter as keys and values only:
 in a model of six layers that saves an eighth of the work. Exact, and the same with gradients. It is done with hooks, so

@@ -12,5 +12,7 @@ STEPS = 16
 
 def round_up(size: int) -> int:
     """The next of few sizes, at most a sixteenth above `size`; itself below 32."""
-    step = max(1, (1 << size.bit_length() - 1) // STEPS)
+    if size < 2 * STEPS:
+        return size
+    step = (1 << size.bit_length() - 1) // STEPS
     return -(-size // step) * step

@@ -82,7 +82,8 @@ class Layout:
     Attributes:
         spans: every query is in one of them, in the order of rows.
         states: keys and values, each [1, heads, T, head_size], where they are not those of the queries' own row.
-        read: the layout of only those queries whose last hidden state somebody reads; None where all are needed.
+        read: the layout of only those queries whose last hidden state somebody reads, and on a CPU of a few more (see
+            `sizes`); None where all are needed.
         rows: [n] int64, the rows that `read` is about, or that the queries stand for; all different.
     """
 
@@ -107,8 +108,9 @@ class Layout:
         ends = [spans[run] for run in batch.ends.tolist()]
         # Each row once: were one written back twice, each copy would get the gradients of both.
         wanted = dict(zip(rows, ends, strict=True))
-        others = ((row, span) for span in spans for row in range(span.start, span.stop) if row not in wanted)
-        wanted |= dict(islice(others, round_up(len(wanted)) - len(wanted)))
+        if batch.input_ids.device.type == "cpu":
+            others = ((row, span) for span in spans for row in range(span.start, span.stop) if row not in wanted)
+            wanted |= dict(islice(others, round_up(len(wanted)) - len(wanted)))
         read = tuple(_reading(i, row, end) for i, (row, end) in enumerate(wanted.items()))
         if causal:
             read = tuple(span.part(0, 1, None, causal=True) for span in read)
@@ -123,8 +125,11 @@ class Layout:
         """The same queries, which stand for `rows` of those that `key` and `value` are the states of."""
         return replace(self, states=(key, value), rows=rows)
 
-    def groups(self) -> Iterator[tuple[Span, int]]:
+    def groups(self) -> tuple[tuple[Span, int], ...]:
         """The spans in their order; neighbours that are alone and equally long as one, with how many they are."""
+        return self.made(("groups", self.states is None), lambda: tuple(self._groups()))
+
+    def _groups(self) -> Iterator[tuple[Span, int]]:
         if self.states is not None:
             yield from ((span, 1) for span in self.spans)
             return
@@ -186,9 +191,9 @@ def _reading(index: int, row: int, end: Span) -> Span:
 
 
 def _mask(queries: int, keys: int, position: int, window: int | None, like: Tensor, *, causal: bool) -> Tensor:
-    query = torch.arange(position, position + queries, device=like.device)
-    distance = query[:, None] - torch.arange(keys, device=like.device)[None, :]
-    hidden = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=like.device)
+    if causal or window is not None:
+        seen.tril_(position if causal or window is None else position + window - 1)
     if window is not None:
-        hidden |= distance.abs() >= window
-    return like.new_zeros(queries, keys).masked_fill_(hidden, -torch.inf)
+        seen.triu_(position - window + 1)
+    return like.new_zeros(queries, keys).masked_fill_(seen.logical_not_(), -torch.inf)

@@ -1,16 +1,17 @@
-"""Attention over a whole packed row with gradients of its own: matrix products on tiles, as for scores.
+"""Attention over a whole packed row with gradients of its own, by matrix products on tiles.
 
 The weights are computed anew in the backward pass instead of being kept (Dao et al. 2022, arXiv 2205.14135), and all
 spans add to one gradient of keys and values, so that those who share a prefix cost no more than they compute.
 Knows tensors and spans, not models.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reward_model.kernels import Rule, States, Tile, by_matmul, tiles
+from reward_model.kernels import Rule, States, Tile, tiles
 from reward_model.spans import Layout
 
 
@@ -19,7 +20,11 @@ def tiled_can(rule: Rule) -> bool:
     return rule.softcap is None and not rule.dropout
 
 
-def tiled_attention(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
+#: Computes attention without gradients.
+Forward = Callable[[Tensor, States, Layout, Rule], Tensor]
+
+
+def tiled_attention(query: Tensor, states: States, layout: Layout, rule: Rule, forward: Forward) -> Tensor:
     """Attention as the layout says, with gradients.
 
     Args:
@@ -27,19 +32,21 @@ def tiled_attention(query: Tensor, states: States, layout: Layout, rule: Rule) -
         states: what the queries look at.
         layout: who sees whom.
         rule: how.
+        forward: computes the values.
 
     Returns:
         [T, heads, head_size of the values].
     """
-    result: Tensor = _Tiled.apply(query, states.key, states.value, layout, rule)  # type: ignore[no-untyped-call]
+    result: Tensor = _Tiled.apply(query, states.key, states.value, layout, rule, forward)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Tiled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, rule: Rule) -> Tensor:
-        states = States(key, value)
-        result = torch.cat([by_matmul(query, states, layout, span, rule) for span in layout.spans])
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, rule: Rule, forward: Forward
+    ) -> Tensor:
+        result = forward(query, States(key, value), layout, rule)
         ctx.save_for_backward(query, key, value, result)
         ctx.layout, ctx.rule = layout, rule
         return result
@@ -55,7 +62,7 @@ class _Tiled(torch.autograd.Function):
         for span in ctx.layout.spans:
             for tile in tiles(query, states, ctx.layout, span, ctx.rule):
                 gradients.add(tile, gradient, level, ctx.rule.scale)
-        return gradients.query, gradients.key.to(key.dtype), gradients.value.to(value.dtype), None, None
+        return gradients.query, gradients.key.to(key.dtype), gradients.value.to(value.dtype), None, None, None
 
 
 class _Gradients:

@@ -1,5 +1,7 @@
 """Attention over a packed row equals softmax(QK^T)V written out, sequence by sequence, whichever kernel computes it."""
 
+import math
+
 import pytest
 import torch
 from packed import rows_of
@@ -52,8 +54,8 @@ def plain(query: Tensor, key: Tensor, value: Tensor, causal: bool, window: int |
 def test_each_sequence_attends_to_itself_as_if_it_were_alone(
     kind: str, key_heads: int, window: int | None, softcap: float | None, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_by_matmul", lambda *_: "matmul" in kernel)
-    monkeypatch.setattr(attention, "_in_amx", lambda _: kernel == "sdpa in tiles")
+    monkeypatch.setattr(attention, "_fewest_keys", lambda *_: 0 if "matmul" in kernel else math.inf)
+    monkeypatch.setattr(attention, "_in_amx", lambda *_: kernel == "sdpa in tiles")
     if kernel == "matmul in tiles":
         monkeypatch.setattr(kernels, "SCORES", 2 * 45 * 3)
         monkeypatch.setattr(kernels, "ROWS", 7)
@@ -96,7 +98,7 @@ def test_each_sequence_attends_to_itself_as_if_it_were_alone(
 def test_a_query_that_is_read_before_the_end_sees_nothing_behind_it(
     row: int, matmul: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_by_matmul", lambda *_: matmul)
+    monkeypatch.setattr(attention, "_fewest_keys", lambda *_: 0 if matmul else math.inf)
     query, key, value = torch.randn(3, 1, 2, 7, 4)
     read = Layout.of(pack([[1] * 7]), [row]).read
     assert read is not None
@@ -130,7 +132,7 @@ def test_gradients_of_the_kernels_agree(window: int | None, monkeypatch: pytest.
     states = torch.randn(3, 1, 2, len(batch.input_ids), 8, requires_grad=True)
     found = []
     for sdpa in (True, False):
-        monkeypatch.setattr(attention, "_by_matmul", lambda *_, sdpa=sdpa: not sdpa)
+        monkeypatch.setattr(attention, "_fewest_keys", lambda *_, sdpa=sdpa: math.inf if sdpa else 0)
         output, _ = packed_attention(
             Module(is_causal=True), *states, None, layout=Layout.of(batch), sliding_window=window
         )
@@ -144,11 +146,14 @@ def test_plain_matrix_products_are_for_bf16_without_amx_where_no_weights_need_be
 ) -> None:
     monkeypatch.setattr(attention, "has_amx", lambda: amx)
     query = torch.zeros(2, 60, 4, dtype=torch.bfloat16)
-    (span,) = Layout.of(pack([[1] * 60])).spans
-    assert not attention._by_matmul(query, span)
+    states, rule = kernels.States(query, query), kernels.Rule(1.0, causal=True)
+    assert attention._fewest_keys(query, states, rule) == math.inf
     with torch.no_grad():
-        assert attention._by_matmul(query, span) is not amx
-        assert not attention._by_matmul(query.float(), span)
+        assert attention._fewest_keys(query, states, rule) == (math.inf if amx else attention.FEWEST_KEYS)
+        assert attention._fewest_keys(query.float(), states, rule) == math.inf
+        # torch does not fuse attention where values have another size, and computes all that a window hides.
+        assert attention._fewest_keys(query, kernels.States(query, query[:, :, :2]), rule) == attention.FEWEST_KEYS
+        assert attention._fewest_keys(query, states, kernels.Rule(1.0, causal=True, window=64)) < 2000
 
 
 def test_the_caller_can_override_causality() -> None:

@@ -38,6 +38,25 @@ def test_sequences_that_share_prefixes_unpack_to_the_same(drawn: list[tuple[int,
     assert batch.cu_seqlens[-1] == len(batch.input_ids) <= sum(map(len, rows))
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_what_lengthens_a_row_is_of_no_sequence(share: bool) -> None:
+    rows = [[*range(40), 1, 2], [*range(40), 3], [9] * 5]
+    segments = None if share else [[0] * 40 + [1, 1], None, [1] * 5]
+    batch = pack(rows, segments, share_prefixes=share)
+    tokens = len(batch.input_ids)
+    longer = batch.lengthened(7)
+    assert unpacked(longer) == unpacked(batch)
+    assert longer.cu_seqlens.tolist() == [*batch.cu_seqlens.tolist(), tokens + 7]
+    assert longer.input_ids[tokens:].tolist() == longer.position_ids[tokens:].tolist() == [0] * 7
+    if share:
+        assert longer.parents is not None
+        assert longer.parents[-1] == -1
+    else:
+        assert longer.segment_ids is not None
+        assert len(longer.segment_ids) == tokens + 7
+    assert batch.lengthened(0) is batch
+
+
 def test_a_prefix_in_common_is_in_the_row_once() -> None:
     prompt = list(range(40))
     batch = pack([[*prompt, 1, 2], [*prompt, 3], prompt, [9] * 5], share_prefixes=True)

@@ -1,12 +1,14 @@
 """Attention with gradients of its own gives the values and the gradients of attention written out."""
 
+import math
+
 import pytest
 import torch
 from packed import rows_of
 from torch import Tensor
 
-from reward_model import kernels
-from reward_model.attention import packed_attention
+from reward_model import attention, kernels
+from reward_model.attention import _by_spans, packed_attention
 from reward_model.kernels import Rule, States
 from reward_model.packing import PackedBatch, pack
 from reward_model.spans import Layout
@@ -36,14 +38,16 @@ def written_out(batch: PackedBatch, inputs: list[Tensor], rule: Rule) -> Tensor:
     return torch.stack([outputs[row] for row in range(len(batch.input_ids))])
 
 
-@pytest.mark.parametrize("in_tiles", [False, True])
+@pytest.mark.parametrize("way", ["sdpa", "sdpa in tiles", "matmul", "matmul in tiles"])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("key_heads", [4, 2])
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "decoder that shares"])
 def test_values_and_gradients_are_those_of_attention_written_out(
-    kind: str, key_heads: int, window: int | None, in_tiles: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, key_heads: int, window: int | None, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if in_tiles:
+    monkeypatch.setattr(attention, "_fewest_keys", lambda *_: 0 if "matmul" in way else math.inf)
+    monkeypatch.setattr(attention, "_in_amx", lambda *_: way == "sdpa in tiles")
+    if way == "matmul in tiles":
         monkeypatch.setattr(kernels, "SCORES", 2 * 45 * 3)
         monkeypatch.setattr(kernels, "ROWS", 7)
     torch.manual_seed(0)
@@ -55,7 +59,7 @@ def test_values_and_gradients_are_those_of_attention_written_out(
         torch.randn(n, tokens, size, dtype=torch.float64, requires_grad=True)
         for n, size in ((4, 8), (key_heads, 8), (key_heads, 6))
     ]
-    measured = tiled_attention(inputs[0], States(*inputs[1:]), Layout.of(batch), rule)
+    measured = tiled_attention(inputs[0], States(*inputs[1:]), Layout.of(batch), rule, _by_spans)
     expected = written_out(batch, inputs, rule)
     torch.testing.assert_close(measured, expected, rtol=1e-6, atol=1e-6)
     direction = torch.randn_like(expected)
@@ -75,8 +79,8 @@ def test_queries_that_stand_for_a_few_rows_have_gradients_too() -> None:
     query, key, value = inputs
     assert layout.read is not None
     assert layout.rows is not None
-    states = States(key, value)
-    measured = tiled_attention(query[:, layout.rows], states, layout.read.with_states(key, value, layout.rows), rule)
+    states, read = States(key, value), layout.read.with_states(key, value, layout.rows)
+    measured = tiled_attention(query[:, layout.rows], states, read, rule, _by_spans)
     expected = written_out(batch, inputs, rule)[layout.rows]
     for own, plain in zip(
         *(torch.autograd.grad(one.square().sum(), inputs) for one in (measured, expected)), strict=True
