@@ -24,8 +24,8 @@ PACKED = "reward_model_packed"
 FEWEST_KEYS = 48
 #: With AMX they are only where there are so many times the keys that a tile of queries sees through a window.
 FAR = 4
-#: Of AMX's tiles.
-AMX_ROWS = 16
+#: Of AMX's tiles, and keys up to which filling them up costs more than it brings.
+AMX_ROWS, AMX_KEYS = 16, 64
 #: Tensors that some models hand through and that change nothing here.
 _HARMLESS = frozenset({"position_ids", "cache_position"})
 
@@ -112,14 +112,17 @@ def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor
 def _by_spans(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
     """Span by span, each in the way that is fastest for it."""
     pieces = []
-    tile = AMX_ROWS if _in_amx(query, states) else 1
+    in_amx = _in_amx(query, states)
     fewest = 0 if rule.softcap is not None else _fewest_keys(query, states, rule)
     for span, count in layout.groups():
         if span.num_keys >= fewest:
             spans = [span] if count == 1 else [span.moved(i * span.queries) for i in range(count)]
             pieces += [by_matmul(query, states, layout, one, rule) for one in spans]
         else:
+            tile = AMX_ROWS if in_amx and span.num_keys > AMX_KEYS else 1
             pieces.append(by_sdpa(query, states, layout, span, rule, count, tile=tile))
+    if behind := query.shape[1] - layout.spans[-1].stop:
+        pieces.append(query.new_zeros(behind, *pieces[-1].shape[1:]))
     # Some models view the heads of a token as one vector, as transformers' own attention allows.
     return pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces)
 

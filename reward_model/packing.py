@@ -21,7 +21,7 @@ class PackedBatch:
     """`n` sequences as `r` runs of `T` tokens in all; without sharing, each sequence is one run.
 
     Attributes:
-        input_ids: [T] int64, the runs one after the other.
+        input_ids: [T] int64, the runs one after the other, and perhaps more tokens behind them.
         position_ids: [T] int64, counting from 0 in each sequence.
         cu_seqlens: [r + 1] int32; run i occupies input_ids[cu_seqlens[i] : cu_seqlens[i + 1]].
         ends: [n] int64; the run whose last token is the last token of sequence i.
@@ -37,16 +37,12 @@ class PackedBatch:
     segment_ids: Tensor | None = None
 
     def lengthened(self, more: int) -> "PackedBatch":
-        """The same row and behind it a run of `more` tokens, all 0, that is of no sequence."""
+        """The same row and behind it `more` tokens, all 0, that are of no run."""
         if not more:
             return self
         filled = {name: F.pad(getattr(self, name), (0, more)) for name in ("input_ids", "position_ids")}
         return replace(
-            self,
-            **filled,
-            cu_seqlens=F.pad(self.cu_seqlens, (0, 1), value=len(self.input_ids) + more),
-            parents=None if self.parents is None else F.pad(self.parents, (0, 1), value=-1),
-            segment_ids=None if self.segment_ids is None else F.pad(self.segment_ids, (0, more)),
+            self, **filled, segment_ids=None if self.segment_ids is None else F.pad(self.segment_ids, (0, more))
         )
 
     def to(self, device: torch.device) -> "PackedBatch":

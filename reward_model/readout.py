@@ -88,7 +88,7 @@ def _before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         # What is computed anew in the backward pass must be all that the layer computed.
         return None
     key, value = _states(layer, args, kwargs)
-    rows, tokens = layout.rows, sum(span.queries for span in layout.spans)
+    rows, tokens = layout.rows, layout.tokens
     assert rows is not None
     picked = {name: _pick(value, rows, tokens) for name, value in kwargs.items() if name != "layout"}
     read = layout.read.with_states(key, value, rows)

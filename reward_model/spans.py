@@ -80,7 +80,8 @@ class Layout:
     """All spans of a row of queries.
 
     Attributes:
-        spans: every query is in one of them, in the order of rows.
+        spans: every query is in one of them, in the order of rows, but for some at the end that nobody asks for.
+        tokens: how many queries there are.
         states: keys and values, each [1, heads, T, head_size], where they are not those of the queries' own row.
         read: the layout of only those queries whose last hidden state somebody reads, and on a CPU of a few more (see
             `sizes`); None where all are needed.
@@ -88,6 +89,7 @@ class Layout:
     """
 
     spans: tuple[Span, ...]
+    tokens: int = 0
     states: tuple[Tensor, Tensor] | None = None
     read: "Layout | None" = None
     rows: Tensor | None = None
@@ -103,8 +105,9 @@ class Layout:
             causal: nobody sees later rows, so that those behind one that is read can be left out.
         """
         spans = tuple(_spans(batch))
+        tokens = len(batch.input_ids)
         if rows is None:
-            return cls(spans)
+            return cls(spans, tokens)
         ends = [spans[run] for run in batch.ends.tolist()]
         # Each row once: were one written back twice, each copy would get the gradients of both.
         wanted = dict(zip(rows, ends, strict=True))
@@ -114,7 +117,9 @@ class Layout:
         read = tuple(_reading(i, row, end) for i, (row, end) in enumerate(wanted.items()))
         if causal:
             read = tuple(span.part(0, 1, None, causal=True) for span in read)
-        return cls(spans, read=cls(read), rows=to_device(torch.tensor(list(wanted)), batch.input_ids.device))
+        return cls(
+            spans, tokens, read=cls(read, len(read)), rows=to_device(torch.tensor(list(wanted)), batch.input_ids.device)
+        )
 
     @property
     def aligned(self) -> bool:

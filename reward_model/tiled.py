@@ -69,7 +69,7 @@ class _Gradients:
     """Of queries, and of keys and values: many spans add to those, so they are kept in fp32."""
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        self.query = torch.empty_like(query)
+        self.query = torch.zeros_like(query)
         self.key, self.value = (torch.zeros(one.shape, dtype=torch.float32, device=one.device) for one in (key, value))
 
     def add(self, tile: Tile, gradient: Tensor, level: Tensor, scale: float) -> None:
