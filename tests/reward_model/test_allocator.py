@@ -40,11 +40,11 @@ def test_freed_blocks_come_back_without_page_faults() -> None:
     assert faults("assert keep_freed_memory()") < 1000 < faults("")
 
 
-def test_few_kernels_are_kept_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_kernels_are_kept_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
     monkeypatch.delenv(name, raising=False)
-    allocator.keep_few_kernels()
+    allocator.keep_fewer_kernels()
     assert 100 <= int(os.environ[name]) < 1024
     monkeypatch.setenv(name, "7")
-    allocator.keep_few_kernels()
+    allocator.keep_fewer_kernels()
     assert os.environ[name] == "7"
