@@ -37,7 +37,7 @@ def draw_serving(figures: Mapping[str, Any], path: Path) -> None:
     figure.legend(*lines.get_legend_handles_labels(), loc="outside lower right", ncols=5, fontsize="small")
     lines.grid(alpha=0.3)
     machine = figures["machine"]
-    figure.suptitle(f"One sample a request, MiniLM, {machine['cores']} cores", fontsize="medium")
+    figure.suptitle(f"One sample a request, MiniLM; {machine['cpu']}, cores {machine['cores']}", fontsize="medium")
     figure.savefig(path)
 
 
