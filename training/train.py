@@ -24,7 +24,6 @@ from transformers import HfArgumentParser, set_seed
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging as transformers_logging
 
-from reward_model.allocator import keep_fewer_kernels
 from reward_model.atomic import checked_target
 from reward_model.calibration import Calibration
 from reward_model.errors import CheckpointRefused
@@ -83,7 +82,6 @@ def train(args: RewardTrainingArguments) -> Manifest:
         FailedElsewhere: another process raised one of these.
         training.data.NoPairs: no row of a data set could be used.
     """
-    keep_fewer_kernels()
     with together():
         directory = checked_target(Path(str(args.output_dir)))
         # The Trainer's own state stays beside the checkpoint, which is replaced as a whole.

@@ -1,13 +1,10 @@
 """Memory that was freed is used again without asking the kernel."""
 
-import os
 import platform
 import subprocess
 import sys
 
 import pytest
-
-from reward_model import allocator
 
 #: Takes and frees 16 MiB over and over; prints the pages that the kernel had to clear for it.
 PROGRAM = """
@@ -38,13 +35,3 @@ def faults(call: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
 def test_freed_blocks_come_back_without_page_faults() -> None:
     assert faults("assert keep_freed_memory()") < 1000 < faults("")
-
-
-def test_fewer_kernels_are_kept_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    monkeypatch.delenv(name, raising=False)
-    allocator.keep_fewer_kernels()
-    assert 100 <= int(os.environ[name]) < 1024
-    monkeypatch.setenv(name, "7")
-    allocator.keep_fewer_kernels()
-    assert os.environ[name] == "7"
