@@ -24,6 +24,7 @@ from pathlib import Path
 import httpx
 import torch
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from benchmarks.soak import servers
 from benchmarks.soak.servers import free_port
@@ -211,6 +212,8 @@ def soak(model: Path, saves: int, starts: int, seed: int) -> list[Verdict]:
     """Kills, and judges."""
     rng = random.Random(seed)
     torch.set_num_threads(1)  # threads of a pool do not come along into a forked process
+    # A progress bar's lock is shared with forked processes: one that is killed while it holds it holds up this one.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory() as folder:
         saved = kill_saves(model, Path(folder) / "checkpoint", saves, rng)
         planted = kill_saves(model, Path(folder) / "planted", saves, rng, in_place=True)
