@@ -36,8 +36,6 @@ from reward_model.pretrained import load_network, load_tokenizer
 
 #: Moments reach this much beyond the time that a save, or a start, takes.
 BEYOND = 1.1
-#: Seconds until a forked process must have begun, and how many are tried.
-BEGIN_SECONDS, TRIES = 20.0, 5
 #: Failures that are printed; all are counted.
 SHOWN = 5
 
@@ -134,26 +132,15 @@ def kill_saves(source: Path, target: Path, kills: int, rng: random.Random, *, in
 
 
 def _killed(work: Callable[[float], None], mark: float, after: float) -> None:
-    """Does `work(mark)` in a process that is killed `after` seconds from its beginning.
-
-    Raises:
-        RuntimeError: no process would begin.
-    """
+    """Does `work(mark)` in a process that is killed `after` seconds from its beginning."""
     context = multiprocessing.get_context("fork")
-    for _ in range(TRIES):
-        begun = context.Event()
-        process = context.Process(target=_begin, args=(work, mark, begun))
-        process.start()
-        # A process that is forked while a thread of a library holds a lock can wait for it for ever.
-        if begun.wait(BEGIN_SECONDS):
-            time.sleep(after)
-            process.kill()
-            process.join()
-            return
-        process.kill()
-        process.join()
-    msg = f"{TRIES} processes did not begin within {BEGIN_SECONDS:g} s each"
-    raise RuntimeError(msg)
+    begun = context.Event()
+    process = context.Process(target=_begin, args=(work, mark, begun))
+    process.start()
+    begun.wait()
+    time.sleep(after)
+    process.kill()
+    process.join()
 
 
 def _begin(work: Callable[[float], None], mark: float, begun: Event) -> None:
