@@ -14,6 +14,7 @@ CONTAINER ?= docker
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PINS := pyproject.toml constraints.txt
+KERNELS := $(wildcard reward_model/csrc/*)
 DEMO := checkpoints/demo/reward_model.json
 RESULTS := benchmarks/results
 DATA = $(if $(DATASET),--dataset_name "$(DATASET)")
@@ -90,22 +91,22 @@ sbom: .venv/.sbom
 
 # Removes what these targets made, checkpoints included only if they are the demo's.
 clean:
-	rm -rf .venv checkpoints/demo build *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv checkpoints/demo build *.egg-info reward_model/*.so .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find reward_model service training tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 
-.venv/.serve: $(PINS) | .venv/bin/python
+.venv/.serve: $(PINS) $(KERNELS) | .venv/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[training]'
 	@touch $@
 
-.venv/.dev: $(PINS) | .venv/bin/python
+.venv/.dev: $(PINS) $(KERNELS) | .venv/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[training,dev]'
 	@touch $@
 
-.venv/.bench: $(PINS) | .venv/bin/python
+.venv/.bench: $(PINS) $(KERNELS) | .venv/bin/python
 	$(PIP) --constraint constraints.txt --editable '.[training,bench]'
 	@touch $@
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from reward_model.errors import CheckpointRefused
-from reward_model.kernels import ROWS, Rule, States, by_matmul, by_sdpa
+from reward_model.kernels import Rule, States, by_matmul, by_sdpa
+from reward_model.native import by_native, native_can
 from reward_model.precision import has_amx
 from reward_model.spans import Layout
 from reward_model.tiled import tiled_attention, tiled_can
@@ -22,11 +23,6 @@ from reward_model.varlen import by_varlen, varlen_can
 PACKED = "reward_model_packed"
 #: Keys from which on plain matrix products are faster than SDPA for bf16 on a CPU without AMX; for fp32 they never are.
 FEWEST_KEYS = 48
-#: With AMX they are only where there are so many times the keys that a tile of queries sees through a window: measured
-#: 1.1 times as fast at 6 times as many, twice at 13 times.
-FAR = 6
-#: Of AMX's tiles, and keys up to which filling them up costs more than it brings.
-AMX_ROWS, AMX_KEYS = 16, 64
 #: Tensors that some models hand through and that change nothing here.
 _HARMLESS = frozenset({"position_ids", "cache_position"})
 
@@ -105,42 +101,35 @@ def _attend(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor
     """[T, heads, head_size of the values]."""
     if varlen_can(query, states, layout, rule):
         return by_varlen(query, states, layout, rule)
+    if native_can(query, states, rule):
+        return by_native(query, states, layout, rule)
     if torch.is_grad_enabled() and _is_cpu_bf16(query) and tiled_can(rule):
-        return tiled_attention(query, states, layout, rule, _by_spans)
+        return tiled_attention(query, states, layout, rule, _attend)
     return _by_spans(query, states, layout, rule)
 
 
 def _by_spans(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
     """Span by span, each in the way that is fastest for it."""
     pieces = []
-    in_amx = _in_amx(query, states)
-    fewest = 0 if rule.softcap is not None else _fewest_keys(query, states, rule)
+    fewest = 0 if rule.softcap is not None else _fewest_keys(query, states)
     for span, count in layout.groups():
         if span.num_keys >= fewest:
             spans = [span] if count == 1 else [span.moved(i * span.queries) for i in range(count)]
             pieces += [by_matmul(query, states, layout, one, rule) for one in spans]
         else:
-            tile = AMX_ROWS if in_amx and span.num_keys > AMX_KEYS else 1
-            pieces.append(by_sdpa(query, states, layout, span, rule, count, tile=tile))
+            pieces.append(by_sdpa(query, states, layout, span, rule, count))
     if behind := query.shape[1] - layout.spans[-1].stop:
         pieces.append(query.new_zeros(behind, *pieces[-1].shape[1:]))
     # Some models view the heads of a token as one vector, as transformers' own attention allows.
     return pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces)
 
 
-def _fewest_keys(query: Tensor, states: States, rule: Rule) -> float:
+def _fewest_keys(query: Tensor, states: States) -> float:
     """Keys from which on plain matrix products are fastest; they would keep all weights where gradients are needed."""
     if not _is_cpu_bf16(query) or torch.is_grad_enabled():
         return math.inf
-    if _in_amx(query, states):
-        # They leave out what no query of a tile sees, SDPA computes all of it.
-        return math.inf if rule.window is None else FAR * (ROWS + rule.window)
-    return FEWEST_KEYS
-
-
-def _in_amx(query: Tensor, states: States) -> bool:
-    """Whether torch's own attention multiplies these in AMX's tiles; it must be able to fuse it all."""
-    return _is_cpu_bf16(query) and has_amx() and query.shape[2] == states.value.shape[2]
+    # torch fuses attention only where values are as large as keys.
+    return math.inf if has_amx() and query.shape[2] == states.value.shape[2] else FEWEST_KEYS
 
 
 def _is_cpu_bf16(query: Tensor) -> bool:

@@ -1,8 +1,8 @@
 """Ways to compute attention over the spans of a packed row, all to the same result.
 
-`by_matmul` is fastest for bf16 on a CPU without AMX and knows soft caps, `by_sdpa` for all else; `varlen` does a whole
-row in one call on a GPU, `tiled` has gradients of its own. Which is used when is `attention`'s decision, measured in
-benchmarks/attention.py. Knows tensors and spans, not models.
+`varlen` does a whole row in one call on a GPU, `native` on a CPU in bf16, `tiled` has gradients of its own. Here is
+what any device can do, span by span: `by_matmul` knows soft caps, `by_sdpa` is faster for most else. Which is used when
+is `attention`'s decision, measured in benchmarks/attention.py. Knows tensors and spans, not models.
 """
 
 from collections.abc import Iterator, Sequence
@@ -196,15 +196,8 @@ def _weights(
     return pieces
 
 
-def by_sdpa(
-    query: Tensor, states: States, layout: Layout, span: Span, rule: Rule, count: int = 1, *, tile: int = 1
-) -> Tensor:
-    """What torch calls scaled_dot_product_attention, for `count` spans like `span` side by side; see `by_matmul`.
-
-    Args:
-        tile: queries and keys are filled up to a multiple of it: AMX multiplies tiles of 16 rows, is up to 1.4 times as
-            fast without a rest, and torch keeps compiled code for every number that comes up.
-    """
+def by_sdpa(query: Tensor, states: States, layout: Layout, span: Span, rule: Rule, count: int = 1) -> Tensor:
+    """What torch calls scaled_dot_product_attention, for `count` spans like `span` side by side; see `by_matmul`."""
     if span.alone:
         q, k, v = (_stacked(tensor, span, count) for tensor in (query, states.key, states.value))
     else:
@@ -213,35 +206,22 @@ def by_sdpa(
     # Its own causality is faster than a mask, but it takes queries and keys for the same tokens.
     square = span.position == 0 and span.queries == span.num_keys
     own = rule.causal and square and (rule.window is None or span.queries <= rule.window)
-    queries, keys = (-size % tile if size > 1 else 0 for size in (span.queries, span.num_keys))
-    mask = None if own else _filled_mask(layout, span, rule, query, queries, keys)
     result = F.scaled_dot_product_attention(
-        _filled(q, queries),
-        _filled(k, keys),
-        _filled(v, keys),
-        attn_mask=mask,
+        q,
+        k,
+        v,
+        attn_mask=None if own else layout.mask(span, rule.window, query, causal=rule.causal),
         is_causal=own and span.queries > 1,
         dropout_p=rule.dropout,
         scale=rule.scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return result[:, :, : span.queries].transpose(1, 2).flatten(0, 1)
+    return result.transpose(1, 2).flatten(0, 1)
 
 
 def _filled(tensor: Tensor, more: int) -> Tensor:
     """[..., n, size] -> [..., n + more, size]."""
     return torch.constant_pad_nd(tensor, (0, 0, 0, more)) if more else tensor
-
-
-def _filled_mask(layout: Layout, span: Span, rule: Rule, query: Tensor, queries: int, keys: int) -> Tensor | None:
-    """The mask of a span with more `queries`, which may see anything, and more `keys`, which nobody sees."""
-    mask = layout.mask(span, rule.window, query, causal=rule.causal)
-    if not keys:
-        return mask if mask is None else _filled(mask, queries)
-    if mask is None:
-        name = (span.num_keys, keys)
-        return layout.made(name, lambda: F.pad(query.new_zeros(1, span.num_keys), (0, keys), value=-torch.inf))
-    return F.pad(_filled(mask, queries), (0, keys), value=-torch.inf)
 
 
 def _stacked(tensor: Tensor, span: Span, count: int) -> Tensor:

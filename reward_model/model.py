@@ -23,6 +23,7 @@ from reward_model.backbone import Backbone, shell, without_pooler
 from reward_model.errors import CheckpointRefused, DtypeRefused
 from reward_model.linear import pack_linears, unpack_linears
 from reward_model.meter import Identity, Meter, RepeatMeter, SharingMeter, identity
+from reward_model.norms import pack_norms, unpack_norms
 from reward_model.packing import PackedBatch, pack_runs, to_device
 from reward_model.pending import PendingScores
 from reward_model.pooling import mean, pooling_of, read_rows
@@ -101,6 +102,8 @@ class RewardModel(nn.Module):
         backbone = without_pooler(self.model)
         if pack_linears(backbone) and not self._scores_as(expected):
             unpack_linears(backbone)
+        if pack_norms(backbone) and not self._scores_as(expected):
+            unpack_norms(backbone)
         if self.precision.device.type == "cpu":
             keep_freed_memory()
         self._frozen = True

@@ -5,7 +5,6 @@ Knows the hardware, not the model.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -66,11 +65,19 @@ def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
     return False, f"fp32 is the safe choice on {device.type}"
 
 
-@cache
+def has_avx512_bf16() -> bool:
+    """Whether this CPU multiplies pairs of bf16, and torch is not told to use less of it."""
+    return _may_use("avx512_bf16")
+
+
 def has_amx() -> bool:
-    """Whether torch multiplies tiles of bf16 on this CPU (Intel's AMX); not where it is told to use less of it."""
+    """Whether this CPU multiplies tiles of bf16 (Intel's AMX), and torch is not told to use less of it."""
+    return _may_use("amx_bf16")
+
+
+def _may_use(instructions: str) -> bool:
     told = torch.backends.cpu.get_cpu_capability()
-    return bool(_cpu_capabilities().get("amx_bf16")) and told not in {"DEFAULT", "AVX2"}
+    return bool(_cpu_capabilities().get(instructions)) and told not in {"DEFAULT", "AVX2"}
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:

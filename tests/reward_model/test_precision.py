@@ -1,10 +1,12 @@
 """Where to compute, and in which format: decided once, with a reason."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from reward_model.errors import CheckpointRefused
-from reward_model.precision import choose_precision, has_amx
+from reward_model.precision import choose_precision, has_amx, has_avx512_bf16
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
@@ -30,14 +32,15 @@ def test_auto_also_works_where_torch_is_too_old_to_list_capabilities(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("amx", "told", "expected"), [(True, "AVX512", True), (False, "AVX512", False), (True, "AVX2", False)]
+    ("there", "told", "expected"), [(True, "AVX512", True), (False, "AVX512", False), (True, "AVX2", False)]
 )
-def test_amx_is_used_where_the_cpu_has_it_and_torch_may(
-    amx: bool, told: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "has"), [("amx_bf16", has_amx), ("avx512_bf16", has_avx512_bf16)])
+def test_instructions_are_used_where_the_cpu_has_them_and_torch_may(
+    name: str, has: Any, there: bool, told: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: there})
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: told)
-    assert has_amx.__wrapped__() is expected
+    assert has() is expected
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -43,7 +43,8 @@ def test_matrix_products_see_few_sizes_whatever_is_in_a_batch(
         linear.register_forward_pre_hook(lambda _, args: rows.add(args[0].shape[-2]))
     products: set[tuple[int, ...]] = set()
     bmm = torch.bmm
-    monkeypatch.setattr(attention, "_in_amx", lambda *_: False)
+    monkeypatch.setattr(attention, "has_amx", lambda: False)
+    monkeypatch.setattr(attention, "native_can", lambda *_: False)
     monkeypatch.setattr(torch, "bmm", lambda a, b: products.add((*a.shape, *b.shape)) or bmm(a, b))
     chance = random.Random(0)
     for _ in range(100):

@@ -38,7 +38,7 @@ def written_out(batch: PackedBatch, inputs: list[Tensor], rule: Rule) -> Tensor:
     return torch.stack([outputs[row] for row in range(len(batch.input_ids))])
 
 
-@pytest.mark.parametrize("way", ["sdpa", "sdpa in tiles", "matmul", "matmul in tiles"])
+@pytest.mark.parametrize("way", ["sdpa", "matmul", "matmul in tiles"])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("key_heads", [4, 2])
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "decoder that shares"])
@@ -46,7 +46,6 @@ def test_values_and_gradients_are_those_of_attention_written_out(
     kind: str, key_heads: int, window: int | None, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "_fewest_keys", lambda *_: 0 if "matmul" in way else math.inf)
-    monkeypatch.setattr(attention, "_in_amx", lambda *_: way == "sdpa in tiles")
     if way == "matmul in tiles":
         monkeypatch.setattr(kernels, "SCORES", 2 * 45 * 3)
         monkeypatch.setattr(kernels, "ROWS", 7)

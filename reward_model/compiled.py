@@ -1,0 +1,46 @@
+"""Our own kernels for bf16 on a CPU: what was built from csrc where the package was installed, and may be used here.
+
+Without a C compiler there, or AVX-512 BF16 here, torch's operators do their work. Knows the hardware, not what the
+kernels compute.
+"""
+
+import ctypes
+import logging
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+from reward_model.precision import has_amx, has_avx512_bf16
+
+log = logging.getLogger(__name__)
+
+
+def is_compiled_for(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there are kernels for it: for bf16 on a CPU that multiplies it, if they were built."""
+    return device.type == "cpu" and dtype == torch.bfloat16 and has_avx512_bf16() and library() is not None
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The kernels, if they were built; their threads are those of torch, which has been imported by now."""
+    built = [path for end in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_native{end}")).exists()]
+    try:
+        found = ctypes.CDLL(str(built[0]))
+    except (IndexError, OSError) as error:
+        why = "they were not built" if isinstance(error, IndexError) else error
+        log.warning("torch's operators do what our own kernels do faster; these are missing: %s", why)
+        return None
+    return found
+
+
+def has_tiles() -> bool:
+    """Whether kernels may use AMX."""
+    return has_amx() and _may_use_tiles()
+
+
+@cache
+def _may_use_tiles() -> bool:
+    """Linux wants to be asked before AMX is used, once."""
+    return torch.cpu._init_amx()  # noqa: SLF001 - it has no public name

@@ -1,0 +1,204 @@
+/* Attention over a packed row of bf16 in one call: softmax(Q K^T) V for spans of queries that see ranges of keys.
+ *
+ * For each span and key head, keys and values are laid out once as tiles; then 16 queries at a time are multiplied by
+ * the keys, go through the softmax, and are multiplied by the values, all within a core's cache. Weights are bf16, sums
+ * fp32. The caller has made sure that the CPU has the instructions. Knows rows and heads, not models.
+ */
+
+#include <stdlib.h>
+
+#include "tiles.h"
+
+/* One of `reward_model.native`'s spans: query rows, the position of the first among its keys, and ranges of keys. */
+typedef struct {
+    int32_t start, stop, position, first_range, last_range;
+} Span;
+
+/* `reward_model.native.Attention`; rows and heads are apart by so many bf16, sizes adjoin. */
+typedef struct {
+    const bf16 *query, *key, *value;
+    bf16 *out; /* [rows, heads, value_size] */
+    int64_t query_head, query_row, key_head, key_row, value_head, value_row;
+    const Span *spans;
+    const int32_t (*ranges)[2];
+    int32_t num_spans, heads, key_heads, head_size, value_size;
+    int32_t causal, window; /* window 0: none */
+    int32_t amx, threads;
+    float scale;
+} Attention;
+
+/* What one thread works in. */
+typedef struct {
+    int32_t *rows;               /* of the keys */
+    bf16 *keys, *values;         /* tiles */
+    bf16 *queries, *weights;     /* [LANES, ...] */
+    float *logits, *products;    /* [LANES, ...] */
+} Room;
+
+/* 2^x for x <= 0, to 3e-6 of it: a polynomial for what is left of x beside its whole part. */
+static inline __m512 power_of_two(__m512 x) {
+    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 part = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(0.0095701f);
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(0.05591786f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(0.24024745f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(0.69312181f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(0.99999926f));
+    return _mm512_scalef_ps(y, whole);
+}
+
+static inline __m512 weights_of(const float *logits, __m512 factor, __m512 level) {
+    return power_of_two(_mm512_fmsub_ps(_mm512_load_ps(logits), factor, level));
+}
+
+/* Weights of one query that sees keys [low, high) of `width`, before they are divided by their sum, which it returns. */
+static float softmax(const float *logits, bf16 *weights, int64_t width, int64_t low, int64_t high, float scale) {
+    int64_t whole = round_up(low, PAIRS), rest = high / PAIRS * PAIRS;
+    __m512 top = _mm512_set1_ps(-__builtin_inff()), other = top;
+    for (int64_t j = 0; j < width; j += PAIRS) {
+        __m512 left = _mm512_load_ps(logits + j), right = _mm512_load_ps(logits + j + LANES);
+        if (j >= whole && j < rest) {
+            top = _mm512_max_ps(top, left), other = _mm512_max_ps(other, right);
+        } else {
+            top = _mm512_mask_max_ps(top, lanes_within(j, low, high), top, left);
+            other = _mm512_mask_max_ps(other, lanes_within(j + LANES, low, high), other, right);
+        }
+    }
+    __m512 factor = _mm512_set1_ps(scale * 1.44269504f); /* 1 / log(2) */
+    __m512 level = _mm512_mul_ps(_mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(top, other))), factor);
+    __m512 sum = _mm512_setzero_ps(), more = sum;
+    for (int64_t j = 0; j < width; j += PAIRS) {
+        __m512 left = weights_of(logits + j, factor, level), right = weights_of(logits + j + LANES, factor, level);
+        if (j < whole || j >= rest) {
+            left = _mm512_maskz_mov_ps(lanes_within(j, low, high), left);
+            right = _mm512_maskz_mov_ps(lanes_within(j + LANES, low, high), right);
+        }
+        sum = _mm512_add_ps(sum, left), more = _mm512_add_ps(more, right);
+        _mm512_store_si512(weights + j, (__m512i)_mm512_cvtne2ps_pbh(right, left));
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(sum, more));
+}
+
+/* Up to 16 queries of one head, the first of them row `first`. */
+static void attend(const Attention *a, const Span *span, int64_t keys, int64_t head, int64_t first, const Room *room) {
+    Multiply *multiply = a->amx ? by_amx : by_avx512;
+    int64_t queries = least(LANES, span->stop - first), position = span->position + first - span->start;
+    int64_t before = a->window ? a->window - 1 : keys, after = a->causal ? 0 : before;
+    /* What any of them sees, in whole tiles. */
+    int64_t low = most(0, position - before) / PAIRS * PAIRS;
+    int64_t width = round_up(least(keys, position + queries + after) - low, PAIRS);
+    /* Rows at powers of two would share their places in the cache. */
+    int64_t pitch = width + PAIRS, steps = round_up(a->head_size, PAIRS) / PAIRS;
+    int64_t columns = round_up(a->value_size, PAIRS) / LANES;
+
+    const bf16 *query = a->query + head * a->query_head + first * a->query_row;
+    for (int64_t i = 0; i < LANES; i++)
+        for (int64_t at = 0; at < a->head_size; at += PAIRS)
+            _mm512_store_si512(
+                room->queries + i * steps * PAIRS + at,
+                i < queries ? _mm512_maskz_loadu_epi16(first32(a->head_size - at), query + i * a->query_row + at)
+                            : _mm512_setzero_si512());
+    multiply(room->logits, pitch, room->queries, steps * PAIRS, room->keys + low / LANES * steps * TILE, 1, steps, steps,
+             width / LANES);
+    float sums[LANES];
+    for (int64_t i = 0; i < queries; i++) {
+        int64_t from = most(0, position + i - before), to = least(keys, position + i + after + 1);
+        sums[i] = softmax(room->logits + i * pitch, room->weights + i * pitch, width, from - low, to - low, a->scale);
+    }
+    multiply(room->products, columns * LANES, room->weights, pitch, room->values + low / PAIRS * columns * TILE, columns,
+             1, width / PAIRS, columns);
+    for (int64_t i = 0; i < queries; i++) {
+        bf16 *out = a->out + ((first + i) * a->heads + head) * a->value_size;
+        __m512 share = _mm512_set1_ps(1.0f / sums[i]);
+        for (int64_t at = 0; at < a->value_size; at += LANES) {
+            __m512 sum = _mm512_load_ps(room->products + i * columns * LANES + at);
+            __m256i result = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(sum, share));
+            _mm256_mask_storeu_epi16(out + at, first16(a->value_size - at), result);
+        }
+    }
+}
+
+static inline void fetch(const bf16 *row, int64_t size) {
+    for (int64_t i = 0; i < size; i += PAIRS) _mm_prefetch((const char *)(row + i), _MM_HINT_T0);
+}
+
+/* All queries of a span of the heads that share a key head. */
+static void attend_all(const Attention *a, const Span *span, int64_t key_head, const Room *room) {
+    int64_t keys = 0, repeats = a->heads / a->key_heads;
+    for (int32_t range = span->first_range; range < span->last_range; range++)
+        for (int32_t row = a->ranges[range][0]; row < a->ranges[range][1]; row++) room->rows[keys++] = row;
+    lay_out_keys(a->key + key_head * a->key_head, a->key_row, room->rows, keys, a->head_size, room->keys);
+    lay_out_values(a->value + key_head * a->value_head, a->value_row, room->rows, keys, a->value_size, room->values);
+    /* The next head's rows are far apart, so that no CPU foresees them. */
+    const bf16 *key = a->key + (key_head + 1) * a->key_head, *value = a->value + (key_head + 1) * a->value_head;
+    int64_t fetched = key_head + 1 < a->key_heads ? 0 : keys;
+    for (int64_t head = key_head * repeats; head < (key_head + 1) * repeats; head++)
+        for (int64_t first = span->start; first < span->stop; first += LANES) {
+            for (int64_t until = least(keys, fetched + LANES); fetched < until; fetched++) {
+                fetch(key + room->rows[fetched] * a->key_row, a->head_size);
+                fetch(value + room->rows[fetched] * a->value_row, a->value_size);
+            }
+            if (head + repeats < a->heads)
+                for (int64_t row = first; row < least(first + LANES, span->stop); row++)
+                    fetch(a->query + (head + repeats) * a->query_head + row * a->query_row, a->head_size);
+            attend(a, span, keys, head, first, room);
+        }
+}
+
+static void *cut(char **from, int64_t bytes) {
+    void *here = *from;
+    *from += round_up(bytes, 64);
+    return here;
+}
+
+/* Lays out `room` for so many keys, from `memory` on; how many bytes that takes. */
+static int64_t make_room(const Attention *a, int64_t keys, char *memory, Room *room) {
+    int64_t size = round_up(a->head_size, PAIRS), value_size = round_up(a->value_size, PAIRS);
+    int64_t width = round_up(keys, PAIRS), pitch = width + PAIRS;
+    char *end = memory;
+    room->rows = cut(&end, keys * sizeof(int32_t));
+    room->keys = cut(&end, width * size * sizeof(bf16));
+    room->values = cut(&end, width * value_size * sizeof(bf16));
+    room->queries = cut(&end, LANES * size * sizeof(bf16));
+    room->weights = cut(&end, LANES * pitch * sizeof(bf16));
+    room->logits = cut(&end, LANES * pitch * sizeof(float));
+    room->products = cut(&end, LANES * value_size * sizeof(float));
+    return end - memory;
+}
+
+static int64_t most_keys(const Attention *a) {
+    int64_t found = 0;
+    for (int32_t s = 0; s < a->num_spans; s++) {
+        int64_t keys = 0;
+        for (int32_t range = a->spans[s].first_range; range < a->spans[s].last_range; range++)
+            keys += a->ranges[range][1] - a->ranges[range][0];
+        found = most(found, keys);
+    }
+    return found;
+}
+
+/* 0, or 1 where there was no memory for it. */
+int reward_model_attention(const Attention *a) {
+    int failed = 0;
+    int64_t keys = most_keys(a);
+#pragma omp parallel num_threads(a->threads) if (a->threads > 1)
+    {
+        Room room;
+        int64_t bytes = make_room(a, keys, NULL, &room);
+        char *memory = aligned_alloc(64, bytes);
+        if (memory) {
+            make_room(a, keys, memory, &room);
+            if (a->amx) _tile_loadconfig(&TILES);
+        } else {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic) collapse(2)
+        for (int32_t s = 0; s < a->num_spans; s++)
+            for (int32_t key_head = 0; key_head < a->key_heads; key_head++)
+                if (memory) attend_all(a, &a->spans[s], key_head, &room);
+        if (memory && a->amx) _tile_release();
+        free(memory);
+    }
+    return failed;
+}

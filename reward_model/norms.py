@@ -1,0 +1,124 @@
+"""Layer and RMS norms for scoring in bf16 on a CPU: one pass of our own kernel, in csrc/norm.c.
+
+transformers writes an RMS norm as half a dozen operations, each of which reads and writes all states. Which of the two
+a module is, is tried. Knows modules and rows, not models.
+"""
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from reward_model.compiled import is_compiled_for, library
+
+#: Share of the largest value by which results may differ: a few roundings to bf16.
+_ROUNDING = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias.
+
+    Attributes:
+        weight, bias: [size] fp32.
+        epsilon: as above.
+        centred: a layer norm (Ba et al. 2016, arXiv 1607.06450); else the mean is 0 (RMS norm, Zhang and Sennrich 2019,
+            arXiv 1910.07467).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    epsilon: float
+    centred: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., size] bf16 -> the same."""
+        kernels, size = library(), x.shape[-1]
+        assert kernels is not None
+        assert x.dtype == torch.bfloat16
+        assert size == len(self.weight)
+        rows = x.reshape(-1, size)
+        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        pointers = (ctypes.c_void_p(one.data_ptr()) for one in (rows, out, self.weight, self.bias))
+        numbers = (ctypes.c_int64(number) for number in (len(rows), size, rows.stride(0)))
+        kernels.reward_model_norm(
+            *pointers, *numbers, ctypes.c_float(self.epsilon), self.centred, torch.get_num_threads()
+        )
+        return out
+
+
+class PackedNorm(nn.Module):
+    """A norm without gradients, in place of the module that it was found in."""
+
+    def __init__(self, norm: Norm, plain: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        # In a tuple it is no child: nobody counts its weights twice.
+        self.plain = (plain,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., size] -> the same."""
+        return self.norm(x)
+
+    def extra_repr(self) -> str:
+        """For `print(model)`."""
+        return f"size={len(self.norm.weight)}, centred={self.norm.centred}"
+
+
+@torch.no_grad()
+def pack_norms(model: nn.Module) -> bool:
+    """Replaces the norms below `model`, which can only score from then on.
+
+    Returns:
+        Whether there were any.
+    """
+    packed: dict[nn.Module, PackedNorm | None] = {}
+    for parent, name, child in _children(model):
+        if child not in packed:
+            norm = _norm_of(child)
+            packed[child] = None if norm is None else PackedNorm(norm, child)
+        if (own := packed[child]) is not None:
+            setattr(parent, name, own)
+    return any(own is not None for own in packed.values())
+
+
+def unpack_norms(model: nn.Module) -> None:
+    """Takes back what `pack_norms` did."""
+    for parent, name, child in _children(model):
+        if isinstance(child, PackedNorm):
+            setattr(parent, name, child.plain[0])
+
+
+def _children(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    return [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+
+
+def _norm_of(module: nn.Module) -> Norm | None:
+    """What `module` computes, if it is a norm of bf16 rows."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(epsilon, float):
+        return None
+    if not is_compiled_for(weight.device, weight.dtype):
+        return None
+    factor = weight.float()
+    shift = bias.float() if isinstance(bias, Tensor) else torch.zeros_like(factor)
+    # Gemma's weights are what is added to one.
+    ways = [Norm(one, shift, epsilon, centred) for one in (factor, 1 + factor) for centred in (True, False)]
+    return next((norm for norm in ways if _same(norm, module)), None)
+
+
+def _same(norm: Norm, module: nn.Module) -> bool:
+    """Tries both on rows with a mean, and on some so small that epsilon counts."""
+    x = torch.linspace(-1.0, 2.0, 4 * len(norm.weight)).sin().view(4, -1) * torch.tensor([[1.0], [3.0], [1e-2], [1e-3]])
+    x = x.bfloat16()
+    try:
+        expected = module(x)
+    except Exception:  # noqa: BLE001 - it has another signature, so it is something else
+        return False
+    if not isinstance(expected, Tensor) or expected.shape != x.shape or expected.dtype != x.dtype:
+        return False
+    apart = (norm(x) - expected).abs().amax(dim=1)
+    return bool((apart <= _ROUNDING * expected.abs().amax(dim=1)).all())
