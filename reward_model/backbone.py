@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from reward_model import readout
+from reward_model.compiled import is_compiled_for
 from reward_model.errors import CheckpointRefused
 from reward_model.packing import PackedBatch, pack, to_device
 from reward_model.pooling import segment_of_token
@@ -88,6 +89,7 @@ class PackedBackbone:
             "transformers dispatches this architecture's attention, so no sequence is padded": True,
             "prefixes in common are computed once": self.shares_prefixes,
             "the last layer is computed only where it is read": reads_only,
+            "attention and norms are kernels of our own": is_compiled_for(model.device, model.dtype),
         }
         self.reason = "; ".join(reason for reason, holds in reasons.items() if holds)
 
