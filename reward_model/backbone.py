@@ -89,7 +89,7 @@ class PackedBackbone:
             "transformers dispatches this architecture's attention, so no sequence is padded": True,
             "prefixes in common are computed once": self.shares_prefixes,
             "the last layer is computed only where it is read": reads_only,
-            "attention and norms are kernels of our own": is_compiled_for(model.device, model.dtype),
+            "attention is a kernel of our own": is_compiled_for(model.device, model.dtype) and not _caps_logits(model),
         }
         self.reason = "; ".join(reason for reason, holds in reasons.items() if holds)
 
@@ -195,6 +195,10 @@ def _is_causal(model: PreTrainedModel) -> bool:
     base = getattr(model, model.base_model_prefix)
     causal = [module.is_causal for module in base.modules() if hasattr(module, "is_causal")]
     return bool(causal) and all(causal)
+
+
+def _caps_logits(model: PreTrainedModel) -> bool:
+    return getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 def _takes_segments(model: PreTrainedModel) -> bool:

@@ -16,6 +16,9 @@ from reward_model.precision import has_amx, has_avx512_bf16
 
 log = logging.getLogger(__name__)
 
+#: Of the kernels' arguments; csrc/attention.c says the same.
+VERSION = 1
+
 
 def is_compiled_for(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether there are kernels for it: for bf16 on a CPU that multiplies it, if they were built."""
@@ -25,13 +28,24 @@ def is_compiled_for(device: torch.device, dtype: torch.dtype) -> bool:
 @cache
 def library() -> ctypes.CDLL | None:
     """The kernels, if they were built; their threads are those of torch, which has been imported by now."""
-    built = [path for end in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_native{end}")).exists()]
     try:
-        found = ctypes.CDLL(str(built[0]))
-    except (IndexError, OSError) as error:
-        why = "they were not built" if isinstance(error, IndexError) else error
-        log.warning("torch's operators do what our own kernels do faster; these are missing: %s", why)
+        return _load()
+    except OSError as error:
+        log.warning("torch's operators do what our own kernels do faster; these cannot be used: %s", error)
         return None
+
+
+def _load() -> ctypes.CDLL:
+    """The kernels, or an OSError that says what is wrong with them."""
+    built = [path for end in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_native{end}")).exists()]
+    if not built:
+        msg = "they were not built"
+        raise FileNotFoundError(msg)
+    found = ctypes.CDLL(str(built[0]))
+    # A build that failed leaves the one before it in place.
+    if getattr(found, f"reward_model_version_{VERSION}", None) is None:
+        msg = f"{built[0]} is of another version: install the package anew"
+        raise OSError(msg)
     return found
 
 

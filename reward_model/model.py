@@ -117,8 +117,8 @@ class RewardModel(nn.Module):
     def _scores_as(self, expected: Tensor) -> bool:
         try:
             error = (self._try_out() - expected).abs().max() / expected.abs().max()
-        except Exception:  # some models look into their linear layers, where packed ones are empty
-            log.info("linear layers cannot be packed", exc_info=True)
+        except Exception:  # some models look into their layers, where packed ones are empty
+            log.info("layers cannot be laid out for scoring", exc_info=True)
             return False
         return float(error) <= ROUNDING[self.precision.dtype]
 

@@ -34,9 +34,12 @@ class Attention(ctypes.Structure):
 
 def native_can(query: Tensor, states: States, rule: Rule) -> bool:
     """Whether `by_native` computes this: without gradients, soft caps and dropout."""
-    if rule.softcap is not None or rule.dropout or rule.scale <= 0 or not is_compiled_for(query.device, query.dtype):
+    if rule.softcap is not None or rule.dropout or rule.scale <= 0:
         return False
-    return not (torch.is_grad_enabled() and any(one.requires_grad for one in (query, states.key, states.value)))
+    tensors = (query, states.key, states.value)
+    if not all(is_compiled_for(one.device, one.dtype) for one in tensors):
+        return False
+    return not (torch.is_grad_enabled() and any(one.requires_grad for one in tensors))
 
 
 def by_native(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:

@@ -177,6 +177,9 @@ static int64_t most_keys(const Attention *a) {
     return found;
 }
 
+/* Its name is the version of all kernels' arguments, which reward_model/compiled.py asks for: change both with them. */
+void reward_model_version_1(void) {}
+
 /* 0, or 1 where there was no memory for it. */
 int reward_model_attention(const Attention *a) {
     int failed = 0;

@@ -85,6 +85,8 @@ typedef void Multiply(float *out, int64_t out_row, const bf16 *left, int64_t lef
 
 static void by_amx(float *out, int64_t out_row, const bf16 *left, int64_t left_row, const bf16 *tiles, int64_t down,
                    int64_t right, int64_t steps, int64_t columns) {
+    /* Compilers do not know that tiles are loaded from memory. */
+    __asm__ volatile("" ::: "memory");
     for (int64_t column = 0; column < columns; column += 2) {
         _tile_zero(0);
         _tile_zero(1);

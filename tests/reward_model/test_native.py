@@ -133,10 +133,20 @@ def test_it_is_for_bf16_without_gradients_soft_caps_and_dropout() -> None:
     assert not native_can(query.float(), states, Rule(1.0, causal=True))
     assert not native_can(query, states, Rule(1.0, causal=True, softcap=30.0))
     assert not native_can(query, states, Rule(1.0, causal=True, dropout=0.1))
+    assert not native_can(query, States(states.key, states.value.float()), Rule(1.0, causal=True))
+    assert not native_can(query, states, Rule(-1.0, causal=True))
     trained = States(states.key, states.value.clone().requires_grad_())
     assert not native_can(query, trained, Rule(1.0, causal=True))
     with torch.no_grad():
         assert native_can(query, trained, Rule(1.0, causal=True))
+
+
+def test_states_that_do_not_adjoin_are_copied() -> None:
+    layout, query, states = row_of(20, 7)
+    rule = Rule(0.3, causal=True)
+    apart = [one.transpose(1, 2).contiguous().transpose(1, 2) for one in (query, states.key, states.value)]
+    assert apart[0].stride(2) != 1
+    assert torch.equal(by_native(apart[0], States(*apart[1:]), layout, rule), by_native(query, states, layout, rule))
 
 
 def test_where_there_is_no_memory_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

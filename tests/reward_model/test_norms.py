@@ -59,6 +59,25 @@ def test_it_equals_the_plain_norm(kind: type[nn.Module], size: int) -> None:
     assert twice[0] is twice[1][0]
 
 
+@pytest.mark.parametrize("kind", [layer_norm, Qwen3RMSNorm, Gemma3RMSNorm])
+def test_one_large_weight_does_not_hide_how_the_others_are_meant(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = trained(kind, 64)
+    module.weight.data[7] = 300.0
+    module.weight.data[8] = -0.3
+    parent = nn.Sequential(module)
+    assert pack_norms(parent)
+    rows = torch.randn(5, 64).bfloat16()
+    expected = module(rows)
+    torch.testing.assert_close(parent(rows), expected, rtol=0.02, atol=0.02)
+
+
+def test_a_bias_of_another_shape_is_not_read() -> None:
+    module = WithBias(24).bfloat16()
+    parent = nn.Sequential(module)
+    assert not pack_norms(parent)
+
+
 def test_what_it_takes_back_is_as_before() -> None:
     module = trained(layer_norm, 8)
     parent = nn.Sequential(nn.Sequential(module))
@@ -71,6 +90,15 @@ def test_what_it_takes_back_is_as_before() -> None:
 class Doubled(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         return 2 * super().forward(input)
+
+
+class WithBias(nn.LayerNorm):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        return nn.functional.layer_norm(input, self.normalized_shape, self.weight, eps=self.eps) + self.bias
 
 
 class WithMore(nn.LayerNorm):
