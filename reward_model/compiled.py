@@ -39,7 +39,7 @@ def _load() -> ctypes.CDLL:
     """The kernels, or an OSError that says what is wrong with them."""
     built = [path for end in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_native{end}")).exists()]
     if not built:
-        msg = "they were not built"
+        msg = "they were not built; install a C compiler and then the package anew"
         raise FileNotFoundError(msg)
     found = ctypes.CDLL(str(built[0]))
     # A build that failed leaves the one before it in place.
