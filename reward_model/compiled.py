@@ -22,11 +22,11 @@ VERSION = 1
 
 def is_compiled_for(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether there are kernels for it: for bf16 on a CPU that multiplies it, if they were built."""
-    return device.type == "cpu" and dtype == torch.bfloat16 and has_avx512_bf16() and library() is not None
+    return device.type == "cpu" and dtype == torch.bfloat16 and has_avx512_bf16() and shared_object() is not None
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def shared_object() -> ctypes.CDLL | None:
     """The kernels, if they were built; their threads are those of torch, which has been imported by now."""
     try:
         return _load()

@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from reward_model.compiled import has_tiles, is_compiled_for, library
+from reward_model.compiled import has_tiles, is_compiled_for, shared_object
 from reward_model.kernels import Rule, States
 from reward_model.spans import Layout
 
@@ -57,7 +57,7 @@ def by_native(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tens
     Raises:
         MemoryError: there is none to work in.
     """
-    kernels = library()
+    kernels = shared_object()
     assert kernels is not None
     query, key, value = (one if one.stride(2) == 1 else one.contiguous() for one in (query, states.key, states.value))
     spans, ranges, rows = layout.made("native", lambda: _tables(layout))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reward_model.compiled import is_compiled_for, library
+from reward_model.compiled import is_compiled_for, shared_object
 
 #: Share of what a value consists of by which it may differ: a few roundings to bf16.
 _ROUNDING = 0.02
@@ -34,7 +34,7 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., size] bf16 -> the same."""
-        kernels, size = library(), x.shape[-1]
+        kernels, size = shared_object(), x.shape[-1]
         assert kernels is not None
         assert x.dtype == torch.bfloat16
         assert size == len(self.weight)

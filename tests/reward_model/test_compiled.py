@@ -20,14 +20,14 @@ from reward_model.rendering import Rendered
     reason="the kernels are for x86-64, and there must be a compiler",
 )
 def test_where_there_is_a_compiler_they_have_been_built() -> None:
-    assert compiled.library() is not None
+    assert compiled.shared_object() is not None
 
 
 def test_where_they_were_not_built_that_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(compiled, "EXTENSION_SUFFIXES", [])
-    assert compiled.library.__wrapped__() is None
+    assert compiled.shared_object.__wrapped__() is None
     assert "they were not built" in caplog.text
 
 
@@ -44,7 +44,7 @@ def test_what_does_not_fit_is_not_used(
     monkeypatch.setattr(compiled, "__file__", str(tmp_path / "compiled.py"))
     monkeypatch.setattr(compiled, "EXTENSION_SUFFIXES", [".so"])
     monkeypatch.setattr(ctypes, "CDLL", load)
-    assert compiled.library.__wrapped__() is None
+    assert compiled.shared_object.__wrapped__() is None
     assert said in caplog.text
 
 

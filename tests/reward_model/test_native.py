@@ -13,7 +13,8 @@ from reward_model.precision import has_amx, has_avx512_bf16
 from reward_model.spans import Layout
 
 pytestmark = pytest.mark.skipif(
-    not has_avx512_bf16() or compiled.library() is None, reason="the CPU lacks AVX-512 BF16, or there was no C compiler"
+    not has_avx512_bf16() or compiled.shared_object() is None,
+    reason="the CPU lacks AVX-512 BF16, or there was no C compiler",
 )
 
 PREFIX = list(range(100, 137))
@@ -156,6 +157,6 @@ def test_where_there_is_no_memory_that_is_said(monkeypatch: pytest.MonkeyPatch) 
         def reward_model_attention(self, arguments: object) -> int:
             return 1
 
-    monkeypatch.setattr(native, "library", Full)
+    monkeypatch.setattr(native, "shared_object", Full)
     with pytest.raises(MemoryError, match="attention over 4 keys"):
         by_native(query, states, layout, Rule(1.0, causal=True))
