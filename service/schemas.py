@@ -213,7 +213,10 @@ class CompareRequest(Body):
     )
 
     comparisons: list[WireComparison] = Field(min_length=1)
-    truncate: bool = Field(default=False, description="cut a prompt that is too long instead of refusing it")
+    truncate: bool = Field(
+        default=False,
+        description="cut a prompt that is too long instead of refusing it, once for all responses to it",
+    )
     pairwise: bool = Field(default=False, description="also give P(i beats j) for each pair of responses")
 
     @classmethod
