@@ -5,6 +5,8 @@ Knows the hardware, not the model.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -58,11 +60,30 @@ def _fast_bfloat16(device: torch.device) -> tuple[bool, str]:
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
         return fast, f"the GPU {'has' if fast else 'lacks'} bf16 tensor cores"
     if device.type == "cpu":
-        # Emulated bf16 is slower than fp32, so the instructions themselves must be there.
-        capabilities = _cpu_capabilities()
-        found = [flag for flag in ("avx512_bf16", "amx_bf16") if capabilities.get(flag)]
-        return bool(found), f"the CPU has {found[0]}" if found else "the CPU has neither avx512_bf16 nor amx_bf16"
+        return _fast_bfloat16_on_cpu(_cpu_capabilities())
     return False, f"fp32 is the safe choice on {device.type}"
+
+
+def _fast_bfloat16_on_cpu(capabilities: Mapping[str, Any]) -> tuple[bool, str]:
+    # Emulated bf16 is slower than fp32, so the instructions themselves must be there.
+    if capabilities.get("amx_bf16"):
+        return True, "the CPU has amx_bf16"
+    if not capabilities.get("avx512_bf16"):
+        return False, "the CPU has neither avx512_bf16 nor amx_bf16"
+    # Intel's run it at half of fp32's speed, AMD's at twice that: see benchmarks/README.md.
+    if _cpu_vendor() == "GenuineIntel":
+        return False, "the CPU lacks amx_bf16, and Intel's avx512_bf16 is slower than fp32"
+    return True, "the CPU has avx512_bf16"
+
+
+@cache
+def _cpu_vendor() -> str:
+    """As Linux names it, `GenuineIntel` say; empty where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def has_avx512_bf16() -> bool:

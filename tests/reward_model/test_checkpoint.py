@@ -338,7 +338,7 @@ def test_the_fingerprint_of_a_foreign_checkpoint_covers_the_label_and_the_templa
 
 
 def test_auto_falls_back_to_fp32_where_bf16_is_too_coarse(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     manifest = read_manifest(directory)
     assert manifest is not None
     assert manifest.reward is not None
