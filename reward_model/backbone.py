@@ -5,7 +5,8 @@ else knows which one it is.
 """
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,10 +19,13 @@ from transformers import PreTrainedModel
 from reward_model import readout
 from reward_model.compiled import is_compiled_for
 from reward_model.errors import CheckpointRefused
+from reward_model.graphs import Graphs, worthwhile_sizes
 from reward_model.packing import PackedBatch, pack, to_device
 from reward_model.pooling import segment_of_token
 from reward_model.sizes import round_up
 from reward_model.spans import Layout
+
+log = logging.getLogger(__name__)
 
 #: Their position ids start after the padding id and skip padding tokens (fairseq's rule).
 _POSITIONS_AFTER_PAD = frozenset(
@@ -39,6 +43,8 @@ class Backbone(Protocol):
     shares_prefixes: bool
     #: Whether several threads may run it at once.
     concurrent: bool
+    #: What small batches are computed by on a GPU, once it is recorded.
+    graphs: Graphs | None
 
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         """The states after the last layer.
@@ -54,6 +60,13 @@ class Backbone(Protocol):
 
     def padding(self, lengths: Sequence[int]) -> int:
         """How many tokens beside the real ones a batch of such sequences computes."""
+        ...
+
+    def record(self, works: Callable[[], bool]) -> None:
+        """Has a GPU start the kernels of small batches all at once from now on, where that can be recorded and works.
+
+        Nothing that the model computes with may be moved or replaced after that.
+        """
         ...
 
 
@@ -83,6 +96,7 @@ class PackedBackbone:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        self.graphs: Graphs | None = None
         self.shares_prefixes = _is_causal(model)
         reads_only = readout.install(model, self._probe)
         reasons = {
@@ -95,25 +109,54 @@ class PackedBackbone:
 
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         """See `Backbone`."""
+        positions = self._positions(batch)
+        if self.graphs is not None and (hidden := self.graphs.hidden_states(batch, positions)) is not None:
+            return hidden
         tokens = len(batch.input_ids)
-        more = self.padding([tokens])
+        more = self._more(tokens)
         # What fills the row up has position 0, however much it is: there may be fewer positions.
-        positions = F.pad(self._positions(batch), (0, more))
-        batch = batch.lengthened(more)
+        row = F.pad(torch.stack([batch.input_ids, positions, _segment_ids(batch)]), (0, more))
+        return self._forward(row, Layout.of(batch.lengthened(more), rows, causal=self.shares_prefixes))[:tokens]
+
+    def _forward(self, row: Tensor, layout: Layout) -> Tensor:
+        """Input, position and segment ids, [3, T] -> [T, d]."""
+        input_ids, position_ids, token_type_ids = row.unsqueeze(1)
         inputs: dict[str, Any] = {
-            "input_ids": batch.input_ids.unsqueeze(0),
-            "position_ids": positions.unsqueeze(0),
-            "layout": Layout.of(batch, rows, causal=self.shares_prefixes),
+            "input_ids": input_ids,
+            "position_ids": position_ids,
+            "layout": layout,
             "use_cache": False,
         }
         if _takes_segments(self.model):
-            inputs["token_type_ids"] = _segment_ids(batch).unsqueeze(0)
+            inputs["token_type_ids"] = token_type_ids
         hidden: Tensor = without_pooler(self.model)(**inputs).last_hidden_state
-        return hidden[0, :tokens]
+        return hidden[0]
+
+    def record(self, works: Callable[[], bool]) -> None:
+        """See `Backbone`."""
+        layers = getattr(self.model.config.get_text_config(), "num_hidden_layers", 0)
+        base: PreTrainedModel = getattr(self.model, self.model.base_model_prefix)
+        sizes = worthwhile_sizes(layers, base.num_parameters(exclude_embeddings=True))
+        if not sizes:
+            return
+        try:
+            self.graphs = Graphs(self._forward, sizes, self.model.device)
+        except RuntimeError as error:
+            log.info("forward passes cannot be recorded as CUDA graphs: %s", error)
+            return
+        if works():
+            self.reason += f"; batches of up to {self.graphs.most} tokens are CUDA graphs"
+        else:
+            log.warning("CUDA graphs give other scores, so none are used")
+            self.graphs = None
 
     def padding(self, lengths: Sequence[int]) -> int:
-        """On a CPU, to fill the row up; see `sizes`."""
+        """To fill the row up, to a graph's size or as `sizes` says."""
         tokens = sum(lengths)
+        size = None if self.graphs is None else self.graphs.size_for(lengths)
+        return self._more(tokens) if size is None else size - tokens
+
+    def _more(self, tokens: int) -> int:
         return round_up(tokens) - tokens if self.model.device.type == "cpu" else 0
 
     def _probe(self, *, read_only: bool) -> Tensor:
@@ -147,6 +190,7 @@ class PaddedBackbone:
     similar: float = _SIMILAR
     shares_prefixes: bool = False
     concurrent: bool = True
+    graphs: Graphs | None = None
 
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:  # noqa: ARG002
         """See `Backbone`."""
@@ -163,6 +207,9 @@ class PaddedBackbone:
     def padding(self, lengths: Sequence[int]) -> int:
         """See `Backbone`."""
         return sum(lengths[group[0]] - lengths[i] for group in self._groups(lengths) for i in group)
+
+    def record(self, works: Callable[[], bool]) -> None:
+        """Nothing: padded batches have more shapes than could be recorded."""
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of sequences of similar length, the longest of each group first."""

@@ -17,7 +17,7 @@ from reward_model.precision import has_amx, has_avx512_bf16
 log = logging.getLogger(__name__)
 
 #: Of the kernels' arguments; csrc/attention.c says the same.
-VERSION = 1
+VERSION = 2
 
 
 def is_compiled_for(device: torch.device, dtype: torch.dtype) -> bool:

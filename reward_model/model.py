@@ -6,7 +6,7 @@ nothing of text, templates or files.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from reward_model import lanes
 from reward_model.allocator import keep_freed_memory
 from reward_model.architectures import choose_backbone
-from reward_model.backbone import Backbone, shell, without_pooler
+from reward_model.backbone import Backbone, without_pooler
 from reward_model.errors import CheckpointRefused, DtypeRefused
+from reward_model.gates import pack_gates, unpack_gates
+from reward_model.head import run_head
 from reward_model.linear import pack_linears, unpack_linears
 from reward_model.meter import Identity, Meter, RepeatMeter, SharingMeter, identity
 from reward_model.norms import pack_norms, unpack_norms
@@ -30,6 +31,7 @@ from reward_model.pooling import mean, pooling_of, read_rows
 from reward_model.precision import Precision
 from reward_model.prefixes import separate_runs, shared_runs
 from reward_model.rendering import Rendered
+from reward_model.rotary import pack_rotary, unpack_rotary
 from reward_model.scores import Scalarisation, Score
 from reward_model.trial import Trial
 
@@ -44,6 +46,13 @@ ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 FEW_TOKENS = 64
 #: Tokens of a batch unless told otherwise: on a CPU, which few tokens keep busy, and on everything else.
 CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 16_384
+#: What is computed in another way once a model only scores; weights are read off linear layers, so these come last.
+_PACKED: tuple[tuple[Callable[[nn.Module], bool], Callable[[nn.Module], None]], ...] = (
+    (pack_gates, unpack_gates),
+    (pack_rotary, unpack_rotary),
+    (pack_norms, unpack_norms),
+    (pack_linears, unpack_linears),
+)
 
 
 class RewardModel(nn.Module):
@@ -100,12 +109,13 @@ class RewardModel(nn.Module):
             msg = f"{type(self.model).__name__} cannot be computed in {self.precision.dtype_name}: {error}"
             raise DtypeRefused(msg.splitlines()[0]) from error
         backbone = without_pooler(self.model)
-        if pack_linears(backbone) and not self._scores_as(expected):
-            unpack_linears(backbone)
-        if pack_norms(backbone) and not self._scores_as(expected):
-            unpack_norms(backbone)
+        for pack, unpack in _PACKED:
+            if pack(backbone) and not self._scores_as(expected):
+                unpack(backbone)
         if self.precision.device.type == "cpu":
             keep_freed_memory()
+        else:
+            self.backbone.record(lambda: self._scores_as(expected))
         self._frozen = True
         return self
 
@@ -134,7 +144,7 @@ class RewardModel(nn.Module):
         hidden = self.backbone.hidden_states(batch, rows if tokens > FEW_TOKENS else None)
         read = mean(hidden, batch) if rows is None else hidden[to_device(torch.tensor(rows), hidden.device)].float()
         with torch.autocast(hidden.device.type, enabled=False):
-            return _run_head(self.model, read)
+            return run_head(self.model, read)
 
     def score(self, inputs: Sequence[Rendered]) -> list[Score]:
         """Scores `inputs` as one batch (or one by one in deterministic mode), in their order.
@@ -213,10 +223,18 @@ class RewardModel(nn.Module):
 
     def padding(self, inputs: Sequence[Rendered]) -> int:
         """How many tokens beside the real ones `score` computes for `inputs`."""
+        groups = self._divide(inputs, list(range(len(inputs))))
+        return sum(self._padding([inputs[i].token_ids for i in group]) for group in groups)
+
+    def _padding(self, sequences: Sequence[Sequence[int]]) -> int:
+        graphs, lengths = self.backbone.graphs, [len(sequence) for sequence in sequences]
+        if graphs is not None:
+            # No graph shares prefixes.
+            alike = sum(lengths) <= graphs.most and self._computed(sequences) == lengths
+            return self.backbone.padding(lengths) if alike else 0
         if self.precision.device.type != "cpu" and self.backbone.path == "packed":
             return 0
-        groups = self._divide(inputs, list(range(len(inputs))))
-        return sum(self.backbone.padding(self._computed([inputs[i].token_ids for i in group])) for group in groups)
+        return self.backbone.padding(self._computed(sequences))
 
     def _computed(self, sequences: Sequence[Sequence[int]]) -> list[int]:
         """How many tokens of each are computed where all are computed together."""
@@ -258,37 +276,3 @@ class RewardModel(nn.Module):
         for parameter in self.model.parameters():
             dtype = self.precision.dtype if id(parameter) in in_backbone else torch.float32
             parameter.data = parameter.data.to(dtype)
-
-
-class _PooledStates(nn.Module):
-    """Stands in for the backbone inside the Hugging Face head: returns the pooled states it is given."""
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.pooler = getattr(base, "pooler", None)
-        # ALBERT keeps the two halves of its pooler apart.
-        self.activation = getattr(base, "pooler_activation", None)
-
-    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
-        pooled = None
-        if self.pooler is not None:
-            states = inputs_embeds if self.activation is None else inputs_embeds[:, 0]
-            pooled = self.pooler(states)
-            pooled = pooled if self.activation is None else self.activation(pooled)
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
-
-
-def _run_head(model: PreTrainedModel, pooled: Tensor) -> Tensor:
-    """The head of any Hugging Face sequence-classification class, applied to pooled states [n, d].
-
-    Rather than rewriting each family's head, its own `forward` runs over a backbone that returns the pooled states as
-    sequences of one token, on which first token, last token and mean are the same thing.
-    """
-    if isinstance(score := getattr(model, "score", None), nn.Module):
-        scored: Tensor = score(pooled)
-        return scored
-    base = getattr(model, model.base_model_prefix)
-    head = shell(model, **{model.base_model_prefix: _PooledStates(base)})
-    ones = torch.ones((len(pooled), 1), dtype=torch.int64, device=pooled.device)
-    logits: Tensor = head(attention_mask=ones, inputs_embeds=pooled.unsqueeze(1)).logits
-    return logits

@@ -1,14 +1,15 @@
-"""Layer and RMS norms for scoring in bf16 on a CPU: one pass of our own kernel, in csrc/norm.c.
+"""Layer and RMS norms for scoring in one pass: in bf16 on a CPU by our own kernel, in csrc/norm.c, on a GPU by torch's.
 
 transformers writes an RMS norm as half a dozen operations, each of which reads and writes all states. Which of the two
 a module is, is tried. Knows modules and rows, not models.
 """
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reward_model.compiled import is_compiled_for, shared_object
 
@@ -21,7 +22,7 @@ class Norm:
     """(x - mean) / sqrt(variance + epsilon) * weight + bias.
 
     Attributes:
-        weight, bias: [size] fp32.
+        weight, bias: [size], in fp32 for our own kernel, for torch's as the rows are.
         epsilon: as above.
         centred: a layer norm (Ba et al. 2016, arXiv 1607.06450); else the mean is 0 (RMS norm, Zhang and Sennrich 2019,
             arXiv 1910.07467).
@@ -33,7 +34,9 @@ class Norm:
     centred: bool
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[..., size] bf16 -> the same."""
+        """[..., size] -> the same."""
+        if not is_compiled_for(x.device, x.dtype):
+            return self._by_torch(x)
         kernels, size = shared_object(), x.shape[-1]
         assert kernels is not None
         assert x.dtype == torch.bfloat16
@@ -47,6 +50,12 @@ class Norm:
             *pointers, *numbers, ctypes.c_float(self.epsilon), self.centred, torch.get_num_threads()
         )
         return out
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        size = list(self.weight.shape)
+        if self.centred:
+            return F.layer_norm(x, size, self.weight, self.bias, self.epsilon)
+        return F.rms_norm(x, size, self.weight, self.epsilon)
 
 
 class PackedNorm(nn.Module):
@@ -96,12 +105,13 @@ def _children(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
 
 
 def _norm_of(module: nn.Module) -> Norm | None:
-    """What `module` computes, if it is a norm of bf16 rows."""
+    """What `module` computes, if it is a norm of rows that one pass can compute."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
     if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(epsilon, float):
         return None
-    if not is_compiled_for(weight.device, weight.dtype):
+    native = is_compiled_for(weight.device, weight.dtype)
+    if not native and not _fused_by_torch(weight.device):
         return None
     factor = weight.float()
     shift = bias.float() if isinstance(bias, Tensor) else torch.zeros_like(factor)
@@ -109,13 +119,24 @@ def _norm_of(module: nn.Module) -> Norm | None:
         return None
     # Gemma's weights are what is added to one.
     ways = [Norm(one, shift, epsilon, centred) for one in (factor, 1 + factor) for centred in (True, False)]
-    return next((norm for norm in ways if _same(norm, module)), None)
+    if not native:
+        # In the rows' dtype, as torch wants them; what is added to one may need more digits than that has.
+        ways = [
+            replace(one, weight=one.weight.to(weight.dtype), bias=shift.to(weight.dtype))
+            for one in ways
+            if torch.equal(one.weight, one.weight.to(weight.dtype).float())
+        ]
+    return next((norm for norm in ways if _same(norm, module, weight)), None)
 
 
-def _same(norm: Norm, module: nn.Module) -> bool:
+def _fused_by_torch(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _same(norm: Norm, module: nn.Module, like: Tensor) -> bool:
     """Tries both on rows with a mean, and on some so small that epsilon counts."""
     x = torch.linspace(-1.0, 2.0, 4 * len(norm.weight)).sin().view(4, -1) * torch.tensor([[1.0], [3.0], [1e-2], [1e-3]])
-    x = x.bfloat16()
+    x = x.to(like)
     try:
         expected = module(x)
     except Exception:  # noqa: BLE001 - it has another signature, so it is something else

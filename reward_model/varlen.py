@@ -73,6 +73,27 @@ def _varlen(query: Tensor, states: States, row: "_VarlenRow", rule: Rule) -> Ten
     return result
 
 
+class LayoutOnDevice(Layout):
+    """Sequences whose bounds the host does not know: kernels may be recorded now and run over others later."""
+
+    def groups(self) -> tuple[tuple[Span, int], ...]:
+        """Nothing can go span by span.
+
+        Raises:
+            RuntimeError: always.
+        """
+        msg = "this attention needs the sequences' bounds on the host"
+        raise RuntimeError(msg)
+
+
+def layout_on_device(bounds: Tensor, size: int) -> Layout:
+    """The layout of a row of `size` tokens, whose sequences are between `bounds`, [n + 1] int32, at each time."""
+    row = _VarlenRow(slice(0, size), bounds, bounds, size, size, None)
+    layout = LayoutOnDevice((Span(0, size, ((0, size),), 0),), size)
+    layout.made("varlen", lambda: (row,))
+    return layout
+
+
 @dataclass(frozen=True, slots=True)
 class _VarlenRow:
     """Some spans in the kernel's terms, on its device.

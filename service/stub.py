@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 
 from reward_model import __version__
 from reward_model.calibration import Calibration, RewardStatistics
@@ -81,7 +82,7 @@ class StubScorer:
         if isinstance(record, Text):
             text = record.text if record.text.startswith(BOS) else BOS + record.text
             return self._fit_ids(tokenize(text), text, truncate=truncate)
-        for token_id in record.ids:
+        for token_id in (min(record.ids, default=0), max(record.ids, default=0)):
             if not 0 <= token_id < VOCABULARY:
                 msg = f"token id {token_id} is outside the vocabulary of {VOCABULARY} ids"
                 raise BadTokenId(msg)
@@ -172,6 +173,7 @@ def tokenize(text: str) -> list[int]:
     return [_id(match.group()) for match in _TOKEN.finditer(text)]
 
 
+@lru_cache(maxsize=2**16)
 def _id(token: str) -> int:
     if token in _IDS:
         return _IDS[token]

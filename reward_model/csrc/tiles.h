@@ -5,15 +5,12 @@
 
 #pragma once
 
-#include <immintrin.h>
-#include <stdint.h>
 #include <string.h>
 
-typedef uint16_t bf16;
+#include "lanes.h"
 
 enum {
-    LANES = 16,          /* fp32 in a register; rows of a tile */
-    PAIRS = 2 * LANES,   /* bf16 in a row of a tile */
+    PAIRS = 2 * LANES,   /* bf16 in a row of a tile, which has 16 rows */
     TILE = LANES * PAIRS /* bf16 in a tile */
 };
 
@@ -21,8 +18,7 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* The first n lanes. */
-static __mmask16 first16(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+/* The first n lanes of 16 bits. */
 static __mmask32 first32(int64_t n) { return n >= 32 ? ~0u : n <= 0 ? 0 : (1u << n) - 1; }
 
 /* A register whose first lane is number j: its lanes [low, high). */
