@@ -6,7 +6,7 @@ else knows which one it is.
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from reward_model import readout
 from reward_model.compiled import is_compiled_for
 from reward_model.errors import CheckpointRefused
-from reward_model.graphs import Graphs, worthwhile_sizes
+from reward_model.graphs import SLOTS, Graphs, worthwhile_sizes
 from reward_model.packing import PackedBatch, pack, to_device
 from reward_model.pooling import segment_of_token
 from reward_model.sizes import round_up
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _POSITIONS_AFTER_PAD = frozenset(
     {"camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
 )
+#: Share of the largest state by which a graph's may differ, whose matrices have other sizes, bf16 included.
+_ROUNDING = 0.05
 #: A padded group may hold sequences down to this share of its longest.
 _SIMILAR = 0.8
 
@@ -62,7 +64,7 @@ class Backbone(Protocol):
         """How many tokens beside the real ones a batch of such sequences computes."""
         ...
 
-    def record(self, works: Callable[[], bool]) -> None:
+    def record(self) -> None:
         """Has a GPU start the kernels of small batches all at once from now on, where that can be recorded and works.
 
         Nothing that the model computes with may be moved or replaced after that.
@@ -109,13 +111,15 @@ class PackedBackbone:
 
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         """See `Backbone`."""
-        positions = self._positions(batch)
-        if self.graphs is not None and (hidden := self.graphs.hidden_states(batch, positions)) is not None:
+        if self.graphs is not None and (hidden := self.graphs.hidden_states(batch, self._positions(batch))) is not None:
             return hidden
+        return self._plain(batch, rows)
+
+    def _plain(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         tokens = len(batch.input_ids)
         more = self._more(tokens)
         # What fills the row up has position 0, however much it is: there may be fewer positions.
-        row = F.pad(torch.stack([batch.input_ids, positions, _segment_ids(batch)]), (0, more))
+        row = F.pad(torch.stack([batch.input_ids, self._positions(batch), _segment_ids(batch)]), (0, more))
         return self._forward(row, Layout.of(batch.lengthened(more), rows, causal=self.shares_prefixes))[:tokens]
 
     def _forward(self, row: Tensor, layout: Layout) -> Tensor:
@@ -132,7 +136,7 @@ class PackedBackbone:
         hidden: Tensor = without_pooler(self.model)(**inputs).last_hidden_state
         return hidden[0]
 
-    def record(self, works: Callable[[], bool]) -> None:
+    def record(self) -> None:
         """See `Backbone`."""
         layers = getattr(self.model.config.get_text_config(), "num_hidden_layers", 0)
         base: PreTrainedModel = getattr(self.model, self.model.base_model_prefix)
@@ -140,15 +144,27 @@ class PackedBackbone:
         if not sizes:
             return
         try:
-            self.graphs = Graphs(self._forward, sizes, self.model.device)
-        except RuntimeError as error:
-            log.info("forward passes cannot be recorded as CUDA graphs: %s", error)
+            graphs = Graphs(self._forward, sizes, self.model.device)
+            problem = "" if all(self._same(graphs, size) for size in sizes) else "they give other states"
+        except Exception as error:  # noqa: BLE001 - whatever a model does that cannot be recorded
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            log.warning("small batches are not CUDA graphs, and slower: %s", problem)
             return
-        if works():
-            self.reason += f"; batches of up to {self.graphs.most} tokens are CUDA graphs"
-        else:
-            log.warning("CUDA graphs give other scores, so none are used")
-            self.graphs = None
+        self.graphs = graphs
+        self.reason += (
+            f"; batches of up to {graphs.most} tokens in {SLOTS} sequences without a common start are CUDA graphs"
+        )
+
+    @torch.no_grad()
+    def _same(self, graphs: Graphs, size: int) -> bool:
+        """Whether a graph gives the states of a plain pass, for sequences that do not quite fill it."""
+        tokens = min(usable_positions(self.model), size // SLOTS)
+        batch = pack([[1 + (i + j) % 7 for j in range(max(1, tokens - i % 2))] for i in range(SLOTS)])
+        batch = batch.to(self.model.device)
+        expected = self._plain(batch)
+        error = (graphs.replayed(size, batch, self._positions(batch)) - expected).abs().max()
+        return bool(error <= _ROUNDING * expected.abs().max())
 
     def padding(self, lengths: Sequence[int]) -> int:
         """To fill the row up, to a graph's size or as `sizes` says."""
@@ -208,7 +224,7 @@ class PaddedBackbone:
         """See `Backbone`."""
         return sum(lengths[group[0]] - lengths[i] for group in self._groups(lengths) for i in group)
 
-    def record(self, works: Callable[[], bool]) -> None:
+    def record(self) -> None:
         """Nothing: padded batches have more shapes than could be recorded."""
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:

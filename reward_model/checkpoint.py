@@ -4,6 +4,7 @@
 refuses. Knows nothing of how the model was trained or is served.
 """
 
+import gc
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -103,7 +104,8 @@ def load(name: str | Path, *, device: str = "auto", dtype: DtypeName = "auto", *
         if dtype != "auto" or precision.dtype == torch.float32:
             raise
         reason = f"bf16 does not do for this checkpoint: {error}"
-    # Out here, where the error no longer keeps the first model in memory.
+    # Out here, where the error no longer keeps the first model in memory; that refers to itself.
+    gc.collect()
     return _load(name, replace(precision, dtype=torch.float32, reason=reason), Options(**options))
 
 

@@ -6,10 +6,10 @@ it, and what is left of that row is a sequence that nobody reads. Knows rows and
 scores.
 """
 
-import logging
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -20,8 +20,6 @@ from torch import Tensor
 from reward_model.packing import PackedBatch, to_device
 from reward_model.spans import Layout
 from reward_model.varlen import layout_on_device
-
-log = logging.getLogger(__name__)
 
 #: Tokens of a row: at most half as many again as are wanted.
 SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
@@ -76,25 +74,26 @@ class Graphs:
     def __init__(
         self, forward: Forward, sizes: Sequence[int], device: torch.device, record: Record | None = None
     ) -> None:
-        self._sizes = tuple(sizes)
+        self.sizes = tuple(sizes)
+        self._device = device
         self._one_at_a_time = threading.Lock()
-        record = record or cuda_recorder()
         # Tensors of inference mode could not be written to outside of it.
-        with torch.inference_mode(mode=False), torch.no_grad():
+        with torch.inference_mode(mode=False), torch.no_grad(), self._on_device():
+            record = record or cuda_recorder()
             # The largest first: the others find room in its memory.
-            self._graphs = {size: _recorded(forward, size, device, record) for size in reversed(self._sizes)}
+            self._graphs = {size: _recorded(forward, size, device, record) for size in reversed(self.sizes)}
 
     @property
     def most(self) -> int:
         """Tokens of the longest row."""
-        return self._sizes[-1]
+        return self.sizes[-1]
 
     def size_for(self, lengths: Sequence[int]) -> int | None:
         """The row that sequences of such lengths are computed in; None: there is none."""
         tokens = sum(lengths)
-        if len(lengths) > SLOTS or tokens > self._sizes[-1]:
+        if len(lengths) > SLOTS or tokens > self.sizes[-1]:
             return None
-        return self._sizes[bisect_left(self._sizes, tokens)]
+        return self.sizes[bisect_left(self.sizes, tokens)]
 
     def hidden_states(self, batch: PackedBatch, positions: Tensor) -> Tensor | None:
         """The last hidden states of all tokens, [T, d]; None where no graph holds the batch, or runs share prefixes.
@@ -107,9 +106,14 @@ class Graphs:
         size = None if batch.parents is not None else self.size_for([b - a for a, b in pairwise(bounds)])
         if size is None:
             return None
-        graph, tokens = self._graphs[size], bounds[-1]
+        return self.replayed(size, batch, positions)
+
+    def replayed(self, size: int, batch: PackedBatch, positions: Tensor) -> Tensor:
+        """The same in the row of `size`, which must hold the batch."""
+        graph, tokens = self._graphs[size], int(batch.cu_seqlens[-1])
+        bounds = batch.cu_seqlens.tolist()
         bounds += [size] * (SLOTS + 2 - len(bounds))
-        with self._one_at_a_time:
+        with self._one_at_a_time, self._on_device():
             graph.bounds.copy_(to_device(torch.tensor(bounds, dtype=torch.int32), graph.bounds.device))
             graph.row.zero_()
             graph.row[0, :tokens] = batch.input_ids
@@ -118,6 +122,14 @@ class Graphs:
                 graph.row[2, :tokens] = batch.segment_ids
             graph.replay()
             return graph.hidden[:tokens].clone()
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Streams and kernels are those of the current device unless told otherwise."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """A copy of a model has other weights, which no graph has read: it has none."""
+        return type(None), ()
 
 
 def worthwhile_sizes(layers: int, parameters: int) -> tuple[int, ...]:
@@ -132,22 +144,35 @@ def worthwhile_sizes(layers: int, parameters: int) -> tuple[int, ...]:
 
 
 def cuda_recorder() -> Record:
-    """Records CUDA graphs, all in one pool of memory."""
-    pool = torch.cuda.graph_pool_handle()
+    """Records CUDA graphs, all in one pool of memory, on the current device."""
+    pool, aside = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def record(run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
+        # A recording that fails does not leave its stream by itself.
         with torch.cuda.stream(aside):
             # Libraries set themselves up at their first call, which must not be recorded.
             run()
+            # Nor can what waits for the device be, and a recording that fails cannot be cleaned up.
+            with _refusing_to_wait():
+                run()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+                hidden = run()
         torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            hidden = run()
         return hidden, graph.replay
 
     return record
+
+
+@contextmanager
+def _refusing_to_wait() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _recorded(forward: Forward, size: int, device: torch.device, record: Record) -> Graph:

@@ -115,7 +115,7 @@ class RewardModel(nn.Module):
         if self.precision.device.type == "cpu":
             keep_freed_memory()
         else:
-            self.backbone.record(lambda: self._scores_as(expected))
+            self.backbone.record()
         self._frozen = True
         return self
 
@@ -262,6 +262,12 @@ class RewardModel(nn.Module):
         outside = [module for module in self.model.children() if module is not base]
         pooler = getattr(base, "pooler", None)
         return outside + ([pooler] if isinstance(pooler, nn.Module) else [])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's own
+        # What moves or converts weights leaves graphs with those that were.
+        self.backbone.graphs = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def _convert(self) -> None:
         """Moves to the device; backbone parameters to the dtype, all others to fp32.

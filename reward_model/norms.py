@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from reward_model.compiled import is_compiled_for, shared_object
 
-#: Share of what a value consists of by which it may differ: a few roundings to bf16.
-_ROUNDING = 0.02
+#: Share of what a value consists of by which it may differ: a few roundings to bf16, and to fp32.
+_ROUNDING = {torch.bfloat16: 0.02, torch.float32: 1e-4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,6 @@ class Norm:
             return self._by_torch(x)
         kernels, size = shared_object(), x.shape[-1]
         assert kernels is not None
-        assert x.dtype == torch.bfloat16
         assert size == len(self.weight)
         rows = x.reshape(-1, size)
         rows = rows if rows.stride(1) == 1 else rows.contiguous()
@@ -110,6 +109,8 @@ def _norm_of(module: nn.Module) -> Norm | None:
     epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
     if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(epsilon, float):
         return None
+    if weight.dtype not in _ROUNDING:
+        return None
     native = is_compiled_for(weight.device, weight.dtype)
     if not native and not _fused_by_torch(weight.device):
         return None
@@ -145,4 +146,4 @@ def _same(norm: Norm, module: nn.Module, like: Tensor) -> bool:
         return False
     # Column by column: a large weight must not hide that the others are meant otherwise.
     terms = expected.abs() + norm.weight.abs() + norm.bias.abs()
-    return bool(((norm(x) - expected).abs() <= _ROUNDING * terms).all())
+    return bool(((norm(x) - expected).abs() <= _ROUNDING[x.dtype] * terms).all())

@@ -31,12 +31,15 @@ def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
     """activation(gate) * up (Shazeer 2020, arXiv 2002.05202), without gradients.
 
     Args:
-        gate, up: [..., size] of the same shape, values of a row side by side.
+        gate, up: [..., size], alike.
         activation: of the gate.
     """
     size = gate.shape[-1]
     assert gate.shape == up.shape
+    assert gate.dtype == up.dtype
+    assert is_in_one_pass(gate)
     gates, ups = (one.reshape(-1, size) for one in (gate, up))
+    gates, ups = (one if one.stride(1) == 1 else one.contiguous() for one in (gates, ups))
     out = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     if gate.is_cuda:
         triton_kernels.gated(gates, ups, out.view(-1, size), gelu=activation is Activation.GELU_TANH)
@@ -50,9 +53,11 @@ def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
 
 def can_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
     """Whether `rotated` computes this."""
-    alike = all(one.dtype == x.dtype and one.device == x.device and one.is_contiguous() for one in (cos, sin))
     row = (1, x.shape[-2], x.shape[-1])
-    return alike and x.dim() == 4 and len(x) == 1 and cos.shape == sin.shape == row and x.stride(3) == 1
+    if not is_in_one_pass(x) or x.dim() != 4 or len(x) != 1 or x.stride(3) != 1:
+        return False
+    angles = (cos, sin)
+    return all(one.is_contiguous() and (one.shape, one.dtype, one.device) == (row, x.dtype, x.device) for one in angles)
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Whether they work is tried once: Triton wants a C compiler when it first runs. K
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -36,9 +37,10 @@ def _work_on(device: torch.device) -> bool:
     if triton is None:
         log.info("without Triton gated activations and rotary embeddings are torch's, slower")
         return False
-    x = torch.zeros(1, 16, dtype=torch.bfloat16, device=device)
+    x = torch.zeros(1, 1, 16, dtype=torch.bfloat16, device=device)
     try:
-        gated(x, x, torch.empty_like(x), gelu=False)
+        gated(x[0], x[0], torch.empty_like(x[0]), gelu=False)
+        rotated(x, x[0], x[0], torch.empty_like(x))
         torch.cuda.synchronize(device)
     except Exception as error:  # noqa: BLE001 - without a C compiler, say; torch can do it
         log.warning("Triton does not work here, so gated activations and rotary embeddings are slower: %s", error)
@@ -50,17 +52,24 @@ def gated(gate: Tensor, up: Tensor, out: Tensor, *, gelu: bool) -> None:
     """Writes activation(gate) * up; each is [rows, size], `out` contiguous."""
     rows, size = gate.shape
     grid = (rows, triton.cdiv(size, _BLOCK))
-    _gated[grid](gate, up, out, size, gate.stride(0), up.stride(0), GELU=gelu, BLOCK=_BLOCK)
+    with _on(gate.device):
+        _gated[grid](gate, up, out, size, gate.stride(0), up.stride(0), GELU=gelu, BLOCK=_BLOCK)
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     """Writes `x`, [T, heads, head_size], turned by the angles of [T, head_size]; all but `x` contiguous."""
     tokens, heads, head_size = x.shape
     half = head_size // 2
-    _rotated[(tokens,)](
-        x, cos, sin, out, heads, half, x.stride(0), x.stride(1),
-        HEADS=triton.next_power_of_2(heads), HALF=triton.next_power_of_2(half),
-    )  # fmt: skip
+    with _on(x.device):
+        _rotated[(tokens,)](
+            x, cos, sin, out, heads, half, x.stride(0), x.stride(1),
+            HEADS=triton.next_power_of_2(heads), HALF=triton.next_power_of_2(half),
+        )  # fmt: skip
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton starts kernels on the current device, wherever their memory is."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _kernel(function: Any) -> Any:

@@ -7,11 +7,13 @@
 /* Which activation the gate goes through; `reward_model.pointwise` says the same. */
 enum { SILU = 0, GELU_TANH = 1 };
 
-/* x / (1 + exp(-factor * x ...)): x times the logistic function of z. */
+/* x times the logistic function of z. */
 static inline __m512 times_logistic(__m512 x, __m512 z) {
     __m512 one = _mm512_set1_ps(1.0f);
-    __m512 power = power_of_two(_mm512_mul_ps(_mm512_abs_ps(z), _mm512_set1_ps(-1.44269504f))); /* 1 / log(2) */
-    /* Of |z| it is 1 / (1 + power), of -|z| it is power / (1 + power). */
+    __m512 exponent = _mm512_mul_ps(_mm512_abs_ps(z), _mm512_set1_ps(-1.44269504f)); /* 1 / log(2) */
+    /* exp(-|z|), which is nothing long before it would be infinitely little. */
+    __m512 power = power_of_two(_mm512_max_ps(exponent, _mm512_set1_ps(-200.0f)));
+    /* The function is 1 / (1 + power) where z is positive, and power / (1 + power) where it is negative. */
     __mmask16 negative = _mm512_cmp_ps_mask(z, _mm512_setzero_ps(), _CMP_LT_OQ);
     __m512 above = _mm512_mask_mov_ps(one, negative, power);
     return _mm512_div_ps(_mm512_mul_ps(x, above), _mm512_add_ps(one, power));
@@ -20,8 +22,8 @@ static inline __m512 times_logistic(__m512 x, __m512 z) {
 static inline __m512 activated(__m512 x, int kind) {
     if (kind == SILU) return times_logistic(x, x);
     /* 0.5 * (1 + tanh(z)) is the logistic function of 2 * z; z = sqrt(2 / pi) * (x + 0.044715 * x^3). */
-    __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(2 * 0.79788456f * 0.044715f), _mm512_set1_ps(2 * 0.79788456f));
-    return times_logistic(x, _mm512_mul_ps(x, cubic));
+    __m512 factor = _mm512_set1_ps(2 * 0.79788456f), cubic = _mm512_set1_ps(2 * 0.79788456f * 0.044715f);
+    return times_logistic(x, _mm512_mul_ps(x, _mm512_fmadd_ps(_mm512_mul_ps(x, x), cubic, factor)));
 }
 
 /* out = activation(gate) * up: `rows` of `size`, apart by so many in gate and up and side by side in out. */

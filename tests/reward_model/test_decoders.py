@@ -10,6 +10,7 @@ from reward_model import rotary
 from reward_model.compiled import is_compiled_for
 from reward_model.gates import pack_gates, unpack_gates
 from reward_model.model import RewardModel
+from reward_model.pointwise import Activation
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered
 from reward_model.rotary import pack_rotary, unpack_rotary
@@ -41,7 +42,8 @@ def test_gates_are_found_and_given_back(kind: str) -> None:
     x = torch.randn(1, 9, perceptrons[0].gate_proj.in_features).bfloat16()
     expected = [one(x) for one in perceptrons]
     assert pack_gates(network)
-    assert all("forward" in vars(one) for one in perceptrons)
+    activation = Activation.GELU_TANH if kind == "gemma2" else Activation.SILU
+    assert {vars(one)["forward"].args[1] for one in perceptrons} == {activation}
     with torch.no_grad():
         measured = [one(x) for one in perceptrons]
     for one, other in zip(measured, expected, strict=True):
@@ -70,7 +72,8 @@ def test_a_frozen_model_scores_as_before(kind: str) -> None:
     before = torch.tensor([score.value for score in model.score(inputs)])
     after = torch.tensor([score.value for score in model.freeze().score(inputs)])
     assert (after - before).abs().max() < 0.05 * max(1.0, float(before.abs().max()))
-    assert any("forward" in vars(one) for one in model.model.modules())
+    own = [one for one in model.model.modules() if "forward" in vars(one)]
+    assert len(own) == (2 if kind in GATED else 1) * model.config.num_hidden_layers
 
 
 class Perceptron(nn.Module):
@@ -81,6 +84,21 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Clamped(Perceptron):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x).clamp(max=7)) * self.up_proj(x))
+
+
+class Two(Perceptron):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x), x
+
+
+class Flat(Perceptron):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[0]
 
 
 class TurnedRound(Perceptron):
@@ -94,7 +112,12 @@ class Routed(Perceptron):
 
 
 @pytest.mark.parametrize(
-    "module", [Perceptron(nn.ReLU()), Perceptron(nn.Tanh()), TurnedRound(nn.SiLU()), Routed(nn.SiLU())]
+    "module",
+    [
+        Perceptron(nn.ReLU()),
+        Perceptron(nn.Tanh()),
+        *(kind(nn.SiLU()) for kind in (Clamped, Two, Flat, TurnedRound, Routed)),
+    ],
 )
 def test_what_only_looks_like_a_gate_is_left_alone(module: nn.Module) -> None:
     assert pack_gates(nn.Sequential(Perceptron(nn.SiLU()).bfloat16()))
@@ -126,14 +149,15 @@ def test_what_the_kernel_does_not_take_goes_to_the_plain_function() -> None:
         return q, k
 
     calls: list[int] = []
-    rotate = rotary._in_one_pass(plain)
+    rotate = rotary._Rotation(plain)
     q, angles = torch.zeros(1, 2, 5, 8).bfloat16(), torch.zeros(1, 5, 8).bfloat16()
     rotate(q, q, angles, angles)
     rotate(q, q, angles, angles, unsqueeze_dim=1)
     assert calls == []
     rotate(q, q, angles, angles, unsqueeze_dim=2)
+    rotate(q, q, angles, angles, 1)
     rotate(q.float(), q, angles, angles)
-    assert calls == [2, 1]
+    assert calls == [2, 1, 1]
 
 
 def test_both_know_their_own_work_only() -> None:

@@ -1,8 +1,11 @@
 """Recorded forward passes say what plain ones say. A CPU has no CUDA graphs, so here a graph is the function again."""
 
+import copy
+import pickle
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -76,10 +79,12 @@ def model_of(kind: str, *, deterministic: bool = False) -> RewardModel:
     return RewardModel(network, choose_precision("cpu", "float32"), deterministic=deterministic).freeze()
 
 
-def recorded(kind: str, *, deterministic: bool = False) -> RewardModel:
+def recorded(kind: str, replays: list[int], *, deterministic: bool = False) -> RewardModel:
     model = model_of(kind, deterministic=deterministic)
-    model.backbone.record(lambda: True)
+    model.backbone.record()
     assert model.backbone.graphs is not None
+    assert sorted(replays) == list(SIZES), "each is compared with a plain pass"
+    replays.clear()
     return model
 
 
@@ -93,7 +98,7 @@ def values(model: RewardModel, batch: list[Rendered]) -> list[float]:
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_whatever_a_row_is_filled_with_scores_are_those_of_plain_passes(kind: str, replays: list[int]) -> None:
-    plain, model, draw = model_of(kind), recorded(kind), random.Random(0)
+    plain, model, draw = model_of(kind), recorded(kind, replays), random.Random(0)
     for lengths in ([1], [90], [31, 1], [33], [5] * SLOTS, [64, 3, 40], [1], [20, 90, 1, 17]):
         batch = inputs(draw, lengths)
         assert values(model, batch) == pytest.approx(values(plain, batch), abs=1e-5)
@@ -102,13 +107,13 @@ def test_whatever_a_row_is_filled_with_scores_are_those_of_plain_passes(kind: st
 
 @pytest.mark.parametrize("lengths", [[5] * (SLOTS + 1), [90] * 46])
 def test_a_batch_that_no_graph_holds_is_computed_as_before(lengths: list[int], replays: list[int]) -> None:
-    model, batch = recorded("bert"), inputs(random.Random(0), lengths)
+    model, batch = recorded("bert", replays), inputs(random.Random(0), lengths)
     assert values(model, batch) == pytest.approx(values(model_of("bert"), batch), abs=1e-5)
     assert replays == []
 
 
 def test_shared_prefixes_are_computed_once_and_not_by_a_graph(replays: list[int]) -> None:
-    model, draw = recorded("qwen3"), random.Random(0)
+    model, draw = recorded("qwen3", replays), random.Random(0)
     prompt = inputs(draw, [40])[0].token_ids
     batch = [Rendered(None, [*prompt, *one.token_ids]) for one in inputs(draw, [5, 9])]
     assert [score.reused_tokens for score in model.score(batch)] == [0, 40]
@@ -116,7 +121,7 @@ def test_shared_prefixes_are_computed_once_and_not_by_a_graph(replays: list[int]
 
 
 def test_in_deterministic_mode_each_sequence_has_a_graph_of_its_own(replays: list[int]) -> None:
-    model, batch = recorded("qwen3", deterministic=True), inputs(random.Random(0), [70, 3, 40])
+    model, batch = recorded("qwen3", replays, deterministic=True), inputs(random.Random(0), [70, 3, 40])
     together = values(model, batch)
     assert replays == [96, 32, 48]
     assert together == [values(model, [one])[0] for one in batch]
@@ -125,14 +130,13 @@ def test_in_deterministic_mode_each_sequence_has_a_graph_of_its_own(replays: lis
 def test_segment_ids_and_offset_positions_come_along(replays: list[int]) -> None:
     draw = random.Random(0)
     batch = [Rendered(None, one.token_ids, segment_ids=[0, 0, *[1] * 8]) for one in inputs(draw, [10, 10])]
-    assert values(recorded("bert"), batch) == pytest.approx(values(model_of("bert"), batch), abs=1e-5)
+    assert values(recorded("bert", replays), batch) == pytest.approx(values(model_of("bert"), batch), abs=1e-5)
     assert values(model_of("bert"), batch) != values(model_of("bert"), [Rendered(None, o.token_ids) for o in batch])
     assert replays == [32]
 
 
-@pytest.mark.usefixtures("replays")
-def test_threads_that_score_at_once_get_their_own_scores() -> None:
-    model, draw = recorded("llama"), random.Random(0)
+def test_threads_that_score_at_once_get_their_own_scores(replays: list[int]) -> None:
+    model, draw = recorded("llama", replays), random.Random(0)
     batches = [inputs(draw, [draw.randrange(1, 30) for _ in range(3)]) for _ in range(40)]
     expected = [values(model, batch) for batch in batches]
     with ThreadPoolExecutor(8) as pool:
@@ -145,23 +149,51 @@ def test_a_model_whose_attention_needs_bounds_on_the_host_has_no_graphs(
     monkeypatch.setattr(attention, "varlen_can", lambda *_: False)
     model = model_of("llama")
     reason = model.backbone.reason
-    model.backbone.record(lambda: True)
+    model.backbone.record()
     assert (model.backbone.graphs, model.backbone.reason, replays) == (None, reason, [])
 
 
+def zero(hidden: Tensor) -> None:
+    hidden.zero_()
+
+
 @pytest.mark.usefixtures("replays")
-def test_graphs_that_give_other_scores_are_not_used() -> None:
-    model = model_of("llama")
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+@pytest.mark.parametrize("wrong", SIZES[:2] + SIZES[-1:])
+def test_graphs_of_which_one_gives_other_states_are_not_used(
+    wrong: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recorder() -> graphs.Record:
+        honest = again([])
+
+        def record(run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+            hidden, replay = honest(run)
+            return hidden, partial(zero, hidden) if len(hidden) == wrong else replay
+
+        return record
+
+    model = model_of(kind)
     reason = model.backbone.reason
-    model.backbone.record(lambda: False)
+    with monkeypatch.context() as patched:
+        patched.setattr(graphs, "cuda_recorder", recorder)
+        model.backbone.record()
     assert (model.backbone.graphs, model.backbone.reason) == (None, reason)
-    model.backbone.record(lambda: True)
-    assert "up to 4096 tokens are CUDA graphs" in model.backbone.reason
+    model.backbone.record()
+    assert "up to 4096 tokens in 8 sequences without a common start are CUDA graphs" in model.backbone.reason
+
+
+def test_a_model_that_is_copied_or_moved_has_no_graphs_of_the_weights_that_were(replays: list[int]) -> None:
+    model = recorded("qwen3", replays)
+    assert copy.deepcopy(model.backbone.graphs) is None
+    assert pickle.loads(pickle.dumps(model.backbone.graphs)) is None
+    assert model.backbone.graphs is not None
+    model.to("cpu")
+    assert model.backbone.graphs is None
 
 
 def test_a_padded_model_has_none() -> None:
     model = model_of("deberta-v2")
-    model.backbone.record(lambda: True)
+    model.backbone.record()
     assert model.backbone.graphs is None
 
 
@@ -171,14 +203,19 @@ class Syncs(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        assert func not in {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+        aten = torch.ops.aten
+        assert func not in {
+            aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default,
+            aten.repeat_interleave.Tensor, aten._unique2.default,
+        }  # fmt: skip
+        assert func != aten.index.Tensor or not any(one is not None and one.dtype == torch.bool for one in args[1])
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.usefixtures("replays")
 @pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind != "gpt2"])
 def test_a_recorded_pass_does_not_wait_for_the_device(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # transformers' GPT-2 looks whether the row begins or ends with padding, so it has no graphs.
+    # transformers' GPT-2 looks whether the row begins or ends with padding, and so has no graphs.
     monkeypatch.setattr(varlen, "_kernel", lambda q, *_, **__: torch.empty_like(q))
     backbone = model_of(kind).backbone
     assert isinstance(backbone, PackedBackbone)
@@ -198,9 +235,8 @@ def test_a_row_is_the_smallest_that_holds_a_batch(lengths: list[int]) -> None:
         assert not any(tokens <= smaller < size for smaller in SIZES)
 
 
-@pytest.mark.usefixtures("replays")
-def test_what_a_row_is_filled_up_with_counts_as_padding() -> None:
-    model, draw = recorded("qwen3"), random.Random(0)
+def test_what_a_row_is_filled_up_with_counts_as_padding(replays: list[int]) -> None:
+    model, draw = recorded("qwen3", replays), random.Random(0)
     assert model.padding(inputs(draw, [60, 20])) == 96 - 80
     assert model.padding(inputs(draw, [90] * 46)) == 0
     prompt = inputs(draw, [40])[0].token_ids

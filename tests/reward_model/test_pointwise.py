@@ -47,7 +47,7 @@ def test_a_gate(activation: Activation, size: int, apart: bool, device: str) -> 
 @DEVICES
 @pytest.mark.parametrize("activation", list(Activation))
 def test_a_gate_of_extremes(activation: Activation, device: str) -> None:
-    gate = torch.tensor([-3e38, -1e4, -88.0, -0.0, 0.0, 1e-30, 88.0, 1e4, torch.nan]).bfloat16().to(device)
+    gate = torch.tensor([-3.3e38, -1e4, -88.0, -0.0, 0.0, 1e-30, 88.0, 1e4, torch.nan]).bfloat16().to(device)
     measured = gated(gate, torch.ones_like(gate), activation)
     torch.testing.assert_close(measured, PLAIN[activation](gate), equal_nan=True)
 
@@ -69,14 +69,23 @@ def test_a_rotation(heads: int, size: int, whole: int, device: str) -> None:
     torch.testing.assert_close(measured.float(), turned(x.float(), cos.float(), sin.float()), rtol=0.01, atol=0.01)
 
 
+@CPU
 def test_what_is_laid_out_otherwise_is_not_rotated() -> None:
-    x, angles = torch.randn(1, 3, 5, 8), torch.randn(1, 5, 8)
+    x, angles = torch.randn(1, 3, 5, 8).bfloat16(), torch.randn(1, 5, 8).bfloat16()
     assert can_rotate(x, angles, angles)
-    assert not can_rotate(x, angles.bfloat16(), angles)
+    assert not can_rotate(x.float(), angles.float(), angles.float())
+    assert not can_rotate(x, angles.float(), angles)
     assert not can_rotate(x, angles[..., :4], angles[..., :4])
-    assert not can_rotate(x, torch.randn(1, 8, 5).mT, angles)
-    assert not can_rotate(torch.randn(1, 3, 8, 5).mT, angles, angles)
+    assert not can_rotate(x, torch.randn(1, 8, 5).bfloat16().mT, angles)
+    assert not can_rotate(torch.randn(1, 3, 8, 5).bfloat16().mT, angles, angles)
     assert not can_rotate(torch.cat([x, x]), angles, angles)
+
+
+@CPU
+def test_a_gate_whose_values_are_apart_is_copied() -> None:
+    gate, up = torch.randn(2, 24, 7).bfloat16().unbind()
+    measured = gated(gate.mT, up.mT, Activation.SILU)
+    torch.testing.assert_close(measured, F.silu(gate.mT) * up.mT, rtol=0.02, atol=0.01)
 
 
 def test_fp32_on_a_cpu_is_left_to_torch() -> None:
