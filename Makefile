@@ -61,7 +61,7 @@ bench: .venv/.bench .venv/.demo
 	$(BIN)/python -m benchmarks.training $(DATA) --output_file $(RESULTS)/training.json --plot $(RESULTS)/training.svg
 	$(BIN)/python -m benchmarks.serving $(DATA) --output_file $(RESULTS)/serving.json --plot $(RESULTS)/serving.svg
 
-# Measures on an NVIDIA GPU, its tests first (ten minutes); ARGS= goes to benchmarks.gpu.
+# Measures on an NVIDIA GPU, with its tests (ten minutes); ARGS= goes to benchmarks.gpu.
 gpu: .venv/.dev
 	mkdir -p $(RESULTS)
 	$(BIN)/python -m benchmarks.gpu --output_file $(RESULTS)/gpu.json $(ARGS)

@@ -1,4 +1,4 @@
-"""All that is to be measured where there is a GPU: its tests, then speed beside the device's limits, part by part.
+"""All that is to be measured where there is a GPU: its tests, and speed beside the device's limits, part by part.
 
     python -m benchmarks.gpu [--parts throughput small ...] [--output_file gpu.json]
 
@@ -26,7 +26,10 @@ from benchmarks.gpu import device as limits
 
 ROOT = Path(__file__).parents[2]
 #: Those that need nothing of the service but its scorer.
-TESTS = ("tests/test_gpu.py", "tests/reward_model/test_attention.py", "tests/reward_model/test_launch.py")
+TESTS = (
+    "tests/test_gpu.py",
+    *(f"tests/reward_model/test_{name}.py" for name in ("attention", "launch", "pointwise", "graphs")),
+)
 
 
 def main() -> None:
