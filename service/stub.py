@@ -82,6 +82,7 @@ class StubScorer:
         if isinstance(record, Text):
             text = record.text if record.text.startswith(BOS) else BOS + record.text
             return self._fit_ids(tokenize(text), text, truncate=truncate)
+        # If any is outside, one of these two is.
         for token_id in (min(record.ids, default=0), max(record.ids, default=0)):
             if not 0 <= token_id < VOCABULARY:
                 msg = f"token id {token_id} is outside the vocabulary of {VOCABULARY} ids"

@@ -3,13 +3,13 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cputime
 import httpx
 import pytest
 from serving import running, serving, settings_with
@@ -300,8 +300,9 @@ async def check_health(client: httpx.AsyncClient, case: Case) -> None:
 async def test_the_status_is(case: Case, tmp_path: Path) -> None:
     async with service_for(case, tmp_path) as client:
         raw = raw_body(case)
-        with cputime.within(seconds=1):
-            response = await answer_to(case, client, raw)
+        begun = time.process_time()
+        response = await answer_to(case, client, raw)
+        assert time.process_time() - begun < 1
         await check_health(client, case)
     assert response.headers["X-Request-Id"] == "request 1"
     assert "tokenize;dur=" in response.headers["Server-Timing"]
