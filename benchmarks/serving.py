@@ -62,6 +62,7 @@ def main() -> None:
 
 def measure(flags: argparse.Namespace) -> dict[str, object]:
     """All figures."""
+    chosen = _chosen(flags.only)
     flags.work.mkdir(parents=True, exist_ok=True)
     texts = samples(flags.dataset_name, flags.count, source=flags.source)
     written = weights.write(flags.work, texts[:64])
@@ -70,7 +71,6 @@ def measure(flags: argparse.Namespace) -> dict[str, object]:
     described = machine.describe() | {"dtype": loaded.model.precision.dtype_name}
     print("\n".join(f"{name}: {value}" for name, value in described.items()))
     print(f"{len(ids)} samples, {sum(map(len, ids)) / len(ids):.0f} tokens on average")
-    chosen = [one for one in contestants() if one.name == OURS or _wanted(one, flags.only)]
     with ExitStack() as stack:
         servers = {}
         for one in chosen:
@@ -86,8 +86,19 @@ def measure(flags: argparse.Namespace) -> dict[str, object]:
     return {"machine": described, "capacity": capacity, "latency": latency}
 
 
-def _wanted(contestant: Contestant, beginnings: Sequence[str]) -> bool:
-    return not beginnings or any(contestant.name.startswith(one) for one in beginnings)
+def _chosen(beginnings: Sequence[str]) -> list[Contestant]:
+    """This service and the peers whose names begin so; all of them where nothing is asked for.
+
+    Raises:
+        SystemExit: a beginning is nobody's.
+    """
+    everyone = contestants()
+    for beginning in beginnings:
+        if not any(one.name.startswith(beginning) for one in everyone):
+            names = ", ".join(one.name for one in everyone)
+            msg = f"--only: no server's name begins with {beginning!r}; there are {names}"
+            raise SystemExit(msg)
+    return [one for one in everyone if not beginnings or one.name.startswith((OURS, *beginnings))]
 
 
 def _rate(run: Callable[[], object], count: int) -> float:

@@ -1,37 +1,26 @@
 """Lanes: groups of a CPU's cores, usually of one, each of which computes a part of a batch by itself.
 
 Where all cores share every operation instead, they wait for each other dozens of times in a layer, and whatever takes
-one of them away for a moment (a request that comes in) holds up all. Knows threads and tokens, not models.
+one of them away for a moment (a request that comes in) holds up all. Knows threads and calls, not what these compute.
 """
 
-import heapq
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, pairwise
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
-
-from reward_model.prefixes import in_order
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 #: More would wait for the interpreter, of which there is one.
 MOST = 4
-#: What sharing every operation leaves of the cores: two were 1.5 times one (a sequence of 260 tokens, MiniLM size).
-SHARED = 0.75
-#: Tokens below which a batch is not divided: each lane goes through the whole model, and Python lets one go at a time.
-#: Measured at MiniLM size on two cores, divided against shared: 0.8 to 1.1 at 768 tokens, 1.0 to 1.3 at 2,048.
-FEWEST_TOKENS = 1024
-#: How far from equal parts a row may be cut, in shares of a part.
-NEAR = 0.2
 
 
 def count() -> int:
@@ -40,137 +29,161 @@ def count() -> int:
     return max(lanes for lanes in range(1, MOST + 1) if threads % lanes == 0)
 
 
-def parts(sequences: Sequence[Sequence[int]], *, shares_prefixes: bool) -> list[list[int]]:
-    """Divides a batch into parts that `each` computes at the same time; into one where that is faster.
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A call.
+
+    Attributes:
+        with_all: it has all cores, and nothing else runs beside it; else a lane of them.
+    """
+
+    call: Callable[[], Any]
+    answer: Future[Any]
+    with_all: bool
+
+
+def start(function: Callable[[Item], Result], items: Sequence[Item], *, short: bool = False) -> list[Future[Result]]:
+    """Begins `function` of each item, in inference mode, after what was begun before.
+
+    Several items are computed in lanes. One is computed with all cores, and where none is busy, by this very call.
 
     Args:
-        sequences: token ids.
-        shares_prefixes: whether what several of them begin with is computed once in each part.
+        function: of an item.
+        items: one or more.
+        short: one item alone takes any lane rather than wait until all are free.
 
     Returns:
-        Indices of `sequences`; where prefixes are shared, in their order.
+        For each item its result, or what `function` raised.
     """
-    lanes = count()
-    lengths = [len(sequence) for sequence in sequences]
-    if lanes == 1 or len(sequences) < lanes or sum(lengths) < FEWEST_TOKENS:
-        return [list(range(len(sequences)))]
-    if not shares_prefixes:
-        return divide(lengths, lanes)
-    order, common = in_order(sequences)
-    own = [lengths[i] - shared for i, shared in zip(order, common, strict=True)]
-    return [sorted(order[i] for i in part) for part in cut(own, common, lanes)]
+    lanes, jobs = _lanes(), [_Job(partial(function, item), Future(), with_all=len(items) == 1) for item in items]
+    if len(jobs) == 1 and not lanes.is_idle:
+        jobs[0].with_all = not short
+    lanes.add(jobs)
+    return [job.answer for job in jobs]
 
 
-def divide(sizes: Sequence[int], lanes: int) -> list[list[int]]:
-    """Divides work among `lanes`; all in one part where that would leave too many idle for too long.
+def wait_for_room() -> None:
+    """Waits until a lane has nothing to do."""
+    _lanes().wait_for_room()
+
+
+def collect(answers: list[Future[Result]]) -> list[Result]:
+    """Waits for all results.
 
     Args:
-        sizes: of each piece of work, which is never divided.
-
-    Returns:
-        Indices of `sizes`, the largest pieces of each part first.
-    """
-    everything = list(range(len(sizes)))
-    divided: list[list[int]] = [[] for _ in range(lanes)]
-    loads = [(0, lane) for lane in range(lanes)]
-    # The largest first, each to the part that has least (Graham 1969, doi:10.1137/0117039).
-    for i in sorted(everything, key=sizes.__getitem__, reverse=True):
-        load, lane = loads[0]
-        divided[lane].append(i)
-        heapq.heapreplace(loads, (load + sizes[i], lane))
-    if max(load for load, _ in loads) * SHARED * lanes > sum(sizes):
-        return [everything]
-    return divided
-
-
-def cut(own: Sequence[int], common: Sequence[int], lanes: int) -> list[range]:
-    """Divides a row of work among `lanes` where neighbours share some of it, which a cut between them does twice.
-
-    Args:
-        own: of each piece, what it does not share with the one before it.
-        common: of each piece, what it shares with the one before it.
-
-    Returns:
-        Consecutive parts of the row; all in one where cuts would cost more than they bring.
-    """
-    total, ends = sum(own), list(accumulate(own))
-    bounds = [0]
-    for lane in range(1, lanes):
-        middle = total * lane / lanes
-        near = [i for i in range(bounds[-1] + 1, len(own)) if abs(ends[i - 1] - middle) <= NEAR * total / lanes]
-        if not near:
-            return [range(len(own))]
-        bounds.append(min(near, key=lambda i: (common[i], abs(ends[i - 1] - middle))))
-    ranges = [range(a, b) for a, b in pairwise([*bounds, len(own)])]
-    if max(common[one[0]] + sum(own[i] for i in one) for one in ranges) * SHARED * lanes > total:
-        return [range(len(own))]
-    return ranges
-
-
-def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`function` of each item, in order: of one item here and with all cores, of several in lanes, in inference mode.
+        answers: is empty afterwards: with its error one would keep the memory that the next try needs.
 
     Raises:
-        Exception: what `function` raised for the first item that failed; all others have ended by then.
+        Exception: what was raised for the first item that failed; all others have ended by then.
     """
-    if len(items) == 1:
-        return [function(items[0])]
-    work = _lanes(count(), torch.get_num_threads())
-    answers: deque[Future[Result]] = deque()
-    for item in items:
-        answers.append(Future())
-        work.put((partial(function, item), answers[-1]))
     wait(answers)
+    answers.reverse()
     results = []
     while answers:
-        # Nothing here keeps an answer: with its error it would keep the memory that the next try needs.
-        results.append(answers.popleft().result())
+        try:
+            results.append(answers.pop().result())
+        except BaseException:
+            answers.clear()
+            raise
     return results
 
 
-_Work = SimpleQueue[tuple[Callable[[], Any], Future[Any]]]
+class _Lanes:
+    """A thread for each lane and one with all cores, which do what there is to do in the order of its coming.
+
+    Args:
+        number: of lanes.
+        threads: of torch, for all of them together.
+    """
+
+    def __init__(self, number: int, threads: int) -> None:
+        self._number = number
+        self._changed = threading.Condition()
+        self._waiting: deque[_Job] = deque()
+        self._running = 0
+        self._all_taken = False
+        ready = threading.Barrier(number + 2)
+        shares = {f"lane {place}": threads // number for place in range(number)} | {"all lanes": threads}
+        try:
+            for name, share in shares.items():
+                # Daemons: a process that ends must not wait for a model that hangs.
+                serve = partial(self._serve, share, ready, with_all=name == "all lanes")
+                threading.Thread(target=serve, name=name, daemon=True).start()
+            ready.wait()
+        except BaseException:
+            ready.abort()
+            raise
+        finally:
+            # Each has set this for itself, but threads to come would take it over.
+            torch.set_num_threads(threads)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return not (self._running or self._waiting)
+
+    def add(self, jobs: Sequence[_Job]) -> None:
+        """Begins `jobs` as soon as may be; one that has all cores, and need not wait for them, here and now."""
+        with self._changed:
+            here = jobs[0] if len(jobs) == 1 and jobs[0].with_all and self.is_idle else None
+            if here is not None:
+                self._begin(here)
+            else:
+                self._waiting.extend(jobs)
+                self._changed.notify_all()
+        if here is not None:
+            self._do(here)
+
+    def wait_for_room(self) -> None:
+        """Waits until a lane has nothing to do."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._waiting or self._all_taken or self._running == self._number))
+
+    def _serve(self, threads: int, ready: threading.Barrier, *, with_all: bool) -> None:
+        torch.get_num_threads()  # by its first question a thread takes over what is set for the process; so not later
+        torch.set_num_threads(threads)
+        with suppress(threading.BrokenBarrierError):
+            ready.wait()
+        while not ready.broken:
+            with self._changed:
+                self._changed.wait_for(partial(self._is_next, with_all=with_all))
+                job = self._waiting.popleft()
+                self._begin(job)
+            self._do(job)
+            del job  # not to be kept in memory until the next one comes
+
+    def _is_next(self, *, with_all: bool) -> bool:
+        if not self._waiting or self._waiting[0].with_all != with_all:
+            return False
+        return not (self._running if with_all else self._all_taken)
+
+    def _begin(self, job: _Job) -> None:
+        self._running += 1
+        self._all_taken = job.with_all
+
+    def _do(self, job: _Job) -> None:
+        try:
+            with torch.inference_mode():
+                job.answer.set_result(job.call())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the one who waits
+            job.answer.set_exception(error)
+        del job  # the error's traceback knows this frame, and the job the error: nobody would ever free its memory
+        with self._changed:
+            self._running -= 1
+            self._all_taken = False
+            self._changed.notify_all()
+
+
 _starting = threading.Lock()
-_started: dict[tuple[int, int], _Work] = {}
+_started: dict[tuple[int, int], _Lanes] = {}
 #: Threads do not come along into a forked process.
 os.register_at_fork(after_in_child=_started.clear)
 
 
-def _lanes(lanes: int, threads: int) -> _Work:
-    """Where so many lanes of so many threads take work from; they are started by the first who asks."""
+def _lanes() -> _Lanes:
+    """Those of the caller's cores; started by the first who asks."""
+    key = count(), torch.get_num_threads()
     with _starting:
-        if (lanes, threads) not in _started:
-            _started[lanes, threads] = _start(lanes, threads)
-        return _started[lanes, threads]
-
-
-def _start(lanes: int, threads: int) -> _Work:
-    work: _Work = SimpleQueue()
-    ready = threading.Barrier(lanes + 1)
-    try:
-        for place in range(lanes):
-            # Daemons: a process that ends must not wait for a model that hangs.
-            arguments = (work, threads // lanes, ready)
-            threading.Thread(target=_serve, args=arguments, name=f"lane {place}", daemon=True).start()
-        ready.wait()
-    except BaseException:
-        ready.abort()
-        raise
-    finally:
-        # Each lane has set this for itself, but threads to come would take it over.
-        torch.set_num_threads(threads)
-    return work
-
-
-def _serve(work: _Work, threads: int, ready: threading.Barrier) -> None:
-    torch.get_num_threads()  # by its first question a thread takes over what is set for the process; so not later
-    torch.set_num_threads(threads)
-    with suppress(threading.BrokenBarrierError):
-        ready.wait()
-    while not ready.broken:
-        function, answer = work.get()
-        try:
-            with torch.inference_mode():
-                answer.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the one who waits
-            answer.set_exception(error)
-        del function, answer  # not to be kept in memory until the next one comes
+        if key not in _started:
+            _started[key] = _Lanes(*key)
+        return _started[key]

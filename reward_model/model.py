@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from reward_model import lanes
+from reward_model import division, lanes
 from reward_model.allocator import keep_freed_memory
 from reward_model.architectures import choose_backbone
 from reward_model.backbone import Backbone, without_pooler
@@ -26,7 +26,7 @@ from reward_model.linear import pack_linears, unpack_linears
 from reward_model.meter import Identity, Meter, RepeatMeter, SharingMeter, identity
 from reward_model.norms import pack_norms, unpack_norms
 from reward_model.packing import PackedBatch, pack_runs, to_device
-from reward_model.pending import PendingScores
+from reward_model.pending import PendingScores, ScoresInLanes
 from reward_model.pooling import mean, pooling_of, read_rows
 from reward_model.precision import Precision
 from reward_model.prefixes import separate_runs, shared_runs
@@ -46,6 +46,8 @@ ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 FEW_TOKENS = 64
 #: Tokens of a batch unless told otherwise: on a CPU, which few tokens keep busy, and on everything else.
 CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 16_384
+#: The labels' values of inputs, [n, labels] on the device, and how many tokens of each were reused.
+_Launched = tuple[Tensor, list[int]]
 #: What is computed in another way once a model only scores; weights are read off linear layers, so these come last.
 _PACKED: tuple[tuple[Callable[[nn.Module], bool], Callable[[nn.Module], None]], ...] = (
     (pack_gates, unpack_gates),
@@ -157,8 +159,8 @@ class RewardModel(nn.Module):
         return self.launch(inputs).result()
 
     @torch.inference_mode()
-    def launch(self, inputs: Sequence[Rendered]) -> PendingScores:
-        """Begins to score `inputs`, one or more: `score`, but on CUDA it returns before the device is done."""
+    def launch(self, inputs: Sequence[Rendered]) -> PendingScores | ScoresInLanes[_Launched]:
+        """Begins to score `inputs`, one or more: `score`, but where it can it returns before the device is done."""
         curve = self.length_calibration
         first: dict[Identity, int] = {}
         places = [first.setdefault(identity(one), i) for i, one in enumerate(inputs)]
@@ -166,29 +168,39 @@ class RewardModel(nn.Module):
         computed = list(chain.from_iterable(groups))
         biases = [0.0 if curve is None else curve.bias(one.response_length) for one in inputs]
         batches = [[inputs[i] for i in group] for group in groups]
-        launched = [*map(self._launch, batches)] if self.deterministic else lanes.each(self._launch, batches)
-        reused = dict(zip(computed, chain.from_iterable(tokens for _, tokens in launched), strict=True))
 
-        def read(logits: Tensor) -> list[Score]:
+        def read(launched: Sequence[_Launched]) -> list[Score]:
+            logits, reused = _joined(launched)
             scores = dict(zip(computed, self._scores(logits), strict=True))
+            tokens = dict(zip(computed, reused, strict=True))
             return [
                 replace(
                     scores[place],
                     value=scores[place].value - biases[i],
-                    reused_tokens=reused[place] if place == i else len(inputs[i].token_ids),
+                    reused_tokens=tokens[place] if place == i else len(inputs[i].token_ids),
                 )
                 for i, place in enumerate(places)
             ]
 
-        return PendingScores(torch.cat([logits for logits, _ in launched]), read)
+        if self._has_lanes:
+            short = sum(len(inputs[i].token_ids) for i in computed) < division.FEWEST_TOKENS
+            return ScoresInLanes(lanes.start(self._launch, batches, short=short), read)
+        logits, reused = _joined([*map(self._launch, batches)])
+        return PendingScores(logits, lambda values: read([(values, reused)]))
+
+    @property
+    def _has_lanes(self) -> bool:
+        """Whether a CPU's cores may compute parts of a batch, or different batches, at the same time."""
+        frozen = self._frozen and not self.deterministic and self.backbone.concurrent
+        return frozen and self.precision.device.type == "cpu" and lanes.count() > 1
 
     def _divide(self, inputs: Sequence[Rendered], computed: list[int]) -> list[list[int]]:
         """Which of `computed` are computed together: all of them, unless a CPU's cores do better on their own."""
         if self.deterministic:
             return [[i] for i in computed]
-        if not (self._frozen and self.backbone.concurrent and self.precision.device.type == "cpu"):
+        if not self._has_lanes:
             return [computed]
-        parts = lanes.parts([inputs[i].token_ids for i in computed], shares_prefixes=self._shares_prefixes)
+        parts = division.parts([inputs[i].token_ids for i in computed], shares_prefixes=self._shares_prefixes)
         return [[computed[i] for i in part] for part in parts]
 
     def _scores(self, logits: Tensor) -> list[Score]:
@@ -200,7 +212,7 @@ class RewardModel(nn.Module):
         rows: list[list[float]] = logits.tolist()
         return [Score(v, dict(zip(names, row, strict=True))) for v, row in zip(values, rows, strict=True)]
 
-    def _launch(self, inputs: Sequence[Rendered]) -> tuple[Tensor, list[int]]:
+    def _launch(self, inputs: Sequence[Rendered]) -> _Launched:
         """The labels' values of `inputs`, [n, labels] on the device, and how many tokens of each were reused."""
         sequences = [one.token_ids for one in inputs]
         runs = shared_runs(sequences) if self._shares_prefixes else separate_runs(sequences)
@@ -282,3 +294,7 @@ class RewardModel(nn.Module):
         for parameter in self.model.parameters():
             dtype = self.precision.dtype if id(parameter) in in_backbone else torch.float32
             parameter.data = parameter.data.to(dtype)
+
+
+def _joined(launched: Sequence[_Launched]) -> _Launched:
+    return torch.cat([logits for logits, _ in launched]), [tokens for _, reused in launched for tokens in reused]

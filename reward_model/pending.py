@@ -4,11 +4,16 @@ Knows how to wait for a device, not what it computes.
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from reward_model import lanes
 from reward_model.scores import Score
+
+Part = TypeVar("Part")
 
 
 class PendingScores:
@@ -31,6 +36,9 @@ class PendingScores:
         else:
             self._values = values.cpu()
 
+    def wait_for_room(self) -> None:
+        """Returns at once: a device that works by itself keeps what it is given until it gets to it."""
+
     def done(self) -> bool:
         """Whether `result` returns at once."""
         return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]
@@ -45,3 +53,36 @@ class PendingScores:
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._read(self._values)
+
+
+class ScoresInLanes(Generic[Part]):
+    """Scores whose parts a CPU's lanes compute.
+
+    Args:
+        parts: as `lanes.start` returns them.
+        read: makes the scores of what came out of them.
+    """
+
+    def __init__(self, parts: list[Future[Part]], read: Callable[[list[Part]], list[Score]]) -> None:
+        self._parts = parts
+        self._read = read
+        self._scores: list[Score] | None = None
+
+    def wait_for_room(self) -> None:
+        """Waits until a lane has nothing to do."""
+        lanes.wait_for_room()
+
+    def done(self) -> bool:
+        """Whether `result` returns or raises at once."""
+        return all(part.done() for part in self._parts)
+
+    @torch.inference_mode()
+    def result(self) -> list[Score]:
+        """The scores, in the order of the inputs; waits for them.
+
+        Raises:
+            Exception: a part could not be computed; it is told once, and not kept.
+        """
+        if self._scores is None:
+            self._scores = self._read(lanes.collect(self._parts))
+        return self._scores

@@ -2,9 +2,9 @@
 
     take -> launch -> wait for the result -> done
 
-A device that works by itself (a GPU) gets its next batch before the result of the one before is asked for, so that it
-never waits for the host; what is ready is handed on first. Elsewhere a launch returns with the result. Knows neither
-the event loop nor what becomes of outcomes.
+A device that works by itself gets its next batch before the result of the one before is asked for, so that it never
+waits for the host; what is ready is handed on first. A GPU has room for it at once, a CPU when the first of its lanes
+is done. Elsewhere a launch returns with the result. Knows neither the event loop nor what becomes of outcomes.
 """
 
 import time
@@ -55,6 +55,10 @@ class _Flight:
     def done(self) -> bool:
         return isinstance(self.launched, Failure) or self.launched.done()
 
+    def wait_for_room(self) -> None:
+        if not isinstance(self.launched, Failure):
+            self.launched.wait_for_room()
+
 
 class Pipeline:
     """Keeps the model busy with what waits. `serve` is one thread's, `busy_since` and `computing` may be read by any.
@@ -102,6 +106,8 @@ class Pipeline:
     def _step(self) -> bool:
         """Launches a batch or ends one; false once there will be none. Nothing of either is held while waiting on."""
         flights = self._flights
+        if flights and len(flights) < IN_FLIGHT:
+            flights[0].wait_for_room()
         if flights and (len(flights) == IN_FLIGHT or flights[0].done()):
             self._end(flights.popleft())
         elif items := self._backlog.take(wait=not flights):

@@ -20,7 +20,6 @@ from reward_model.scores import Score
 
 if TYPE_CHECKING:
     from reward_model.checkpoint import Checkpoint
-    from reward_model.pending import PendingScores
 
 T = TypeVar("T")
 
@@ -84,6 +83,10 @@ class ModelInfo:
 class Pending(Protocol):
     """A batch that has been launched."""
 
+    def wait_for_room(self) -> None:
+        """Waits until another batch would be begun with at once, or kept by a device that never waits for the host."""
+        ...
+
     def done(self) -> bool:
         """Whether `result` returns or raises at once."""
         ...
@@ -133,7 +136,7 @@ class Scorer(Protocol):
     def launch(self, batch: Sequence[Rendered]) -> Pending:
         """Begins to score `batch` (one or more); called from one thread only.
 
-        Where the device works by itself this returns before it is done, and it computes batches one after the other.
+        Where the device works by itself this returns before it is done, and it begins with batches one after the other.
         Elsewhere the result is there when this returns.
 
         Raises:
@@ -204,8 +207,11 @@ class ModelScorer:
 class _Launched:
     """A batch on the device, whose errors are told by their meaning."""
 
-    def __init__(self, scores: "PendingScores") -> None:
+    def __init__(self, scores: Pending) -> None:
         self._scores = scores
+
+    def wait_for_room(self) -> None:
+        self._scores.wait_for_room()
 
     def done(self) -> bool:
         try:

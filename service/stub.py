@@ -102,13 +102,13 @@ class StubScorer:
         """See `Scorer`."""
         return SharingMeter() if self._shares_prefixes else RepeatMeter()
 
-    def launch(self, batch: Sequence[Rendered]) -> Future[list[Score]]:
-        """See `Scorer`; a future is a pending batch."""
+    def launch(self, batch: Sequence[Rendered]) -> "Computed":
+        """See `Scorer`."""
         if self._device is not None:
-            return self._device.submit(self._compute, batch)
+            return Computed(self._device.submit(self._compute, batch))
         computed: Future[list[Score]] = Future()
         computed.set_result(self._compute(batch))
-        return computed
+        return Computed(computed)
 
     def run(self, batch: Sequence[Rendered]) -> list[Score]:
         """See `Scorer`."""
@@ -167,6 +167,24 @@ class StubScorer:
         lead = ids[:1] if ids[0] == _IDS[BOS] else []
         kept = lead + ids[len(ids) - limit + len(lead) :]
         return Rendered(None if text is None else _tail(text, kept), kept, truncated=True)
+
+
+class Computed:
+    """A pending batch, for a device that keeps as many as it is given."""
+
+    def __init__(self, scores: Future[list[Score]]) -> None:
+        self.scores = scores
+
+    def wait_for_room(self) -> None:
+        """See `service.scorer.Pending`."""
+
+    def done(self) -> bool:
+        """See `service.scorer.Pending`."""
+        return self.scores.done()
+
+    def result(self) -> list[Score]:
+        """See `service.scorer.Pending`."""
+        return self.scores.result()
 
 
 def tokenize(text: str) -> list[int]:

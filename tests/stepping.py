@@ -58,6 +58,9 @@ class Launched:
         self._gate = gate
         self._compute = compute
 
+    def wait_for_room(self) -> None:
+        """There is some at once."""
+
     def done(self) -> bool:
         return self._gate.open
 

@@ -6,6 +6,7 @@ by 1e-2 and more, as the tests of wrong packing show.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
-from reward_model import checkpoint, lanes
+from reward_model import checkpoint, division, lanes
 from reward_model.backbone import Backbone
 from reward_model.errors import CheckpointRefused, DtypeRefused
 from reward_model.model import RewardModel
@@ -156,21 +157,21 @@ def test_a_frozen_model_scores_the_same(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", known.SUPPORTED)
 def test_two_cores_that_share_out_a_batch_score_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "FEWEST_TOKENS", 0)
+    monkeypatch.setattr(division, "FEWEST_TOKENS", 0)
     it = case(kind)
     model = RewardModel(known.tiny_network(kind), choose_precision("cpu", "float32")).freeze()
     inputs = [Rendered(None, ids) for ids in [*SEQUENCES, *OTHERS]]
     divided: list[int] = []
-    each = lanes.each
+    start = lanes.start
 
-    def spied(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    def spied(function: Callable[[Any], Any], items: Sequence[Any], *, short: bool) -> list[Future[Any]]:
         divided.append(len(items))
-        return each(function, items)
+        return start(function, items, short=short)
 
-    monkeypatch.setattr(lanes, "each", spied)
+    monkeypatch.setattr(lanes, "start", spied)
     with cores(2):
         scores = [score.value for score in model.score(inputs)[: len(SEQUENCES)]]
-    assert divided == [1 if kind in known.IN_EQUAL_LENGTHS else 2]
+    assert divided == ([] if kind in known.IN_EQUAL_LENGTHS else [2])
     assert scores == pytest.approx(it.rewards, abs=5 * it.tolerance())
 
 

@@ -1,17 +1,15 @@
-"""Parts of a batch, each computed by a core of its own."""
+"""Calls that have a core of their own, and calls that have all."""
 
 import gc
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reward_model import lanes
-from reward_model.prefixes import FEWEST, in_order, shared_runs
+from reward_model.lanes import Item, Result
 
 
 @pytest.fixture
@@ -21,49 +19,8 @@ def two_cores() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
-@given(st.lists(st.integers(1, 600), min_size=1, max_size=60), st.integers(2, 4))
-def test_every_piece_is_in_one_part_and_parts_are_even_or_there_is_one(sizes: list[int], number: int) -> None:
-    parts = lanes.divide(sizes, number)
-    assert sorted(i for part in parts for i in part) == list(range(len(sizes)))
-    loads = [sum(sizes[i] for i in part) for part in parts]
-    # As good as the largest first can be: a third more than the best there is, which is no less than either of these.
-    best = max(sum(sizes) / number, *sizes)
-    assert len(parts) == 1 or (len(parts) == number and max(loads) <= 4 / 3 * best)
-    if max(sizes) * number <= sum(sizes) and len(sizes) >= 4 * number:
-        assert len(parts) == number
-
-
-@given(st.data(), st.integers(2, 4))
-def test_a_row_is_cut_where_that_costs_little_or_not_at_all(data: st.DataObject, number: int) -> None:
-    prefixes = data.draw(st.lists(st.integers(1, 200), min_size=1, max_size=6))
-    prompts = [[place] * length for place, length in enumerate(prefixes)]
-    drawn = data.draw(st.lists(st.tuples(st.sampled_from(prompts), st.integers(0, 99)), min_size=1, max_size=30))
-    sequences = [[*prompt, *[1000 + i] * (1 + length)] for i, (prompt, length) in enumerate(drawn)]
-    order, common = in_order(sequences)
-    own = [len(sequences[i]) - shared for i, shared in zip(order, common, strict=True)]
-    parts = lanes.cut(own, common, number)
-    assert [i for part in parts for i in part] == list(range(len(own)))
-    computed = [tokens([sequences[order[i]] for i in part]) for part in parts]
-    assert len(parts) == 1 or max(computed) <= tokens(sequences) / (lanes.SHARED * number) * 1.1
-
-
-def tokens(sequences: Sequence[Sequence[int]]) -> int:
-    """That are computed for a batch."""
-    return sum(run.stop - run.start for run in shared_runs(sequences).runs)
-
-
-def test_equal_pieces_are_divided_and_one_that_outweighs_all_others_is_not() -> None:
-    assert sorted(map(len, lanes.divide([100] * 8, 4))) == [2, 2, 2, 2]
-    assert lanes.divide([1000, 10, 10], 2) == [[0, 1, 2]]
-    assert lanes.cut([50] * 4, [0] * 4, 2) == [range(2), range(2, 4)]
-    assert lanes.cut([500, 20, 20, 20], [0, 500, 500, 500], 2) == [range(4)]
-
-
-def test_neighbours_are_those_that_start_alike() -> None:
-    stem = list(range(1, FEWEST + 1))
-    order, common = in_order([[*stem, 9], [50], [*stem, 7, 8], [*stem[:-1], 60]])
-    assert order == [2, 0, 3, 1]
-    assert common == [0, FEWEST, 0, 0]
+def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    return lanes.collect(lanes.start(function, items))
 
 
 @pytest.mark.parametrize(("cores", "number"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (6, 3), (7, 1), (8, 4), (32, 4)])
@@ -80,8 +37,8 @@ def test_one_part_has_all_cores_and_several_have_one_each() -> None:
     def cores(_: int) -> tuple[int, int]:
         return torch.get_num_threads(), threading.get_ident()
 
-    assert lanes.each(cores, [0]) == [(2, threading.get_ident())]
-    used = lanes.each(cores, range(20))
+    assert each(cores, [0]) == [(2, threading.get_ident())]
+    used = each(cores, range(20))
     assert {number for number, _ in used} == {1}
     assert threading.get_ident() not in {thread for _, thread in used}
     assert torch.get_num_threads() == 2
@@ -93,7 +50,7 @@ def test_results_keep_their_order_and_need_no_gradients() -> None:
         return 2 * x
 
     items = [torch.ones(1, requires_grad=True) * i for i in range(9)]
-    results = lanes.each(double, items)
+    results = each(double, items)
     assert [int(result) for result in results] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
     assert not any(result.requires_grad for result in results)
 
@@ -109,9 +66,9 @@ def test_a_failure_is_told_when_all_others_have_ended() -> None:
         return item
 
     with pytest.raises(MemoryError):
-        lanes.each(work, [0, 1, 2, 3])
+        each(work, [0, 1, 2, 3])
     assert sorted(ended) == [0, 2, 3]
-    assert lanes.each(work, [4, 5]) == [4, 5]
+    assert each(work, [4, 5]) == [4, 5]
 
 
 @pytest.mark.usefixtures("two_cores")
@@ -125,7 +82,7 @@ def test_the_memory_of_what_failed_is_free_for_the_next_try() -> None:
 
     def fails() -> bool:
         try:
-            lanes.each(work, [0, 1])
+            each(work, [0, 1])
         except MemoryError:
             return True
         return False
@@ -133,7 +90,7 @@ def test_the_memory_of_what_failed_is_free_for_the_next_try() -> None:
     gc.disable()
     try:
         assert fails()
-        lanes.each(int, [0, 1])  # a lane lets go of one piece of work before it takes the next
+        each(int, [0, 1])  # a lane lets go of one piece of work before it takes the next
         assert [one() for one in held] == [None, None]
     finally:
         gc.enable()
@@ -143,22 +100,84 @@ class Held:
     """Something large."""
 
 
-def test_a_process_with_one_core_has_no_parts() -> None:
-    assert torch.get_num_threads() == 1
-    assert lanes.parts([[1], [2], [3]], shares_prefixes=False) == [[0, 1, 2]]
+class Gate:
+    """Work that begins when a lane takes it, and ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.open = threading.Event()
+        self.cores = 0
+
+    def __call__(self, _: object = None) -> int:
+        self.cores = torch.get_num_threads()
+        self.begun.set()
+        assert self.open.wait(20)
+        return self.cores
+
+
+def pass_through(gate: Gate) -> int:
+    return gate()
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_a_group_of_responses_stays_together_and_two_groups_part() -> None:
-    prompts = [[i] * 500 for i in (1, 2)]
-    groups = [[[*prompt, *[10 * i + 9] * 20] for i in range(1, 9)] for prompt in prompts]
-    assert lanes.parts(groups[0], shares_prefixes=True) == [[*range(8)]]
-    mixed = [one for pair in zip(*groups, strict=True) for one in pair]
-    assert sorted(lanes.parts(mixed, shares_prefixes=True)) == [[*range(0, 16, 2)], [*range(1, 16, 2)]]
+def test_a_lane_that_is_done_begins_with_what_comes_next_while_others_are_busy() -> None:
+    first, second, third = Gate(), Gate(), Gate()
+    answers = lanes.start(pass_through, [first, second])
+    later = lanes.start(pass_through, [third, third])
+    assert first.begun.wait(20)
+    assert second.begun.wait(20)
+    assert not third.begun.wait(0.05)
+    first.open.set()
+    assert third.begun.wait(20)
+    assert not answers[1].done()
+    for gate in (second, third):
+        gate.open.set()
+    assert lanes.collect(answers) + lanes.collect(later) == [1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_a_batch_of_few_tokens_is_not_divided() -> None:
-    half = lanes.FEWEST_TOKENS // 2
-    assert len(lanes.parts([[1] * half, [2] * half], shares_prefixes=False)) == 2
-    assert len(lanes.parts([[1] * half, [2] * (half - 1)], shares_prefixes=False)) == 1
+@pytest.mark.parametrize("short", [True, False])
+def test_one_call_beside_others_takes_a_free_lane_if_it_is_short_and_else_waits_for_all(short: bool) -> None:
+    first, second, alone = Gate(), Gate(), Gate()
+    answers = lanes.start(pass_through, [first, second])
+    answers += lanes.start(pass_through, [alone], short=short)
+    first.open.set()
+    assert alone.begun.wait(20 if short else 0.05) == short
+    second.open.set()
+    assert alone.begun.wait(20)
+    behind = lanes.start(pass_through, [first, second])
+    assert not short or lanes.collect(behind) == [1, 1]
+    assert short or not behind[0].done()
+    alone.open.set()
+    assert lanes.collect(answers) == [1, 1, 1 if short else 2]
+    lanes.collect(behind)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_there_is_room_once_a_lane_is_free_but_none_beside_a_call_that_has_all() -> None:
+    def room() -> threading.Event:
+        found = threading.Event()
+
+        def wait() -> None:
+            torch.set_num_threads(2)
+            lanes.wait_for_room()
+            found.set()
+
+        threading.Thread(target=wait, daemon=True).start()
+        return found
+
+    first, second, alone = Gate(), Gate(), Gate()
+    assert room().wait(20)
+    answers = lanes.start(pass_through, [first, second])
+    full = room()
+    assert not full.wait(0.05)
+    first.open.set()
+    assert full.wait(20)
+    answers += lanes.start(pass_through, [alone])
+    second.open.set()
+    assert alone.begun.wait(20)
+    full = room()
+    assert not full.wait(0.05)
+    alone.open.set()
+    assert full.wait(20)
+    assert lanes.collect(answers) == [1, 1, 2]

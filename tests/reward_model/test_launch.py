@@ -1,13 +1,17 @@
 """A launched batch: its scores are those of `score`, and it says how many tokens were not computed again."""
 
+import weakref
+from concurrent.futures import Future
+
 import pytest
 import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reward_model import division
 from reward_model.model import RewardModel
-from reward_model.pending import PendingScores
+from reward_model.pending import PendingScores, ScoresInLanes
 from reward_model.precision import choose_precision
 from reward_model.prefixes import shared_runs
 from reward_model.rendering import Rendered
@@ -24,11 +28,47 @@ def model_of(architecture: str, *, deterministic: bool = False) -> RewardModel:
 CAUSAL = model_of("llama")
 
 
-def test_on_a_cpu_a_launch_has_computed() -> None:
+def test_with_one_core_a_launch_has_computed() -> None:
     inputs = [Rendered(None, [7, 8, 9]), Rendered(None, [7, 8])]
     launched = CAUSAL.launch(inputs)
     assert launched.done()
     assert launched.result() == launched.result() == CAUSAL.score(inputs)
+
+
+def test_with_two_cores_a_launch_returns_before_and_what_is_launched_next_has_its_own_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(division, "FEWEST_TOKENS", 30)
+    model = model_of("llama").freeze()
+    batches = [[Rendered(None, [10 * i + j] * size) for j in range(4)] for i, size in enumerate([20, 9, 2, 15])]
+    expected = [[score.value for score in model.score(batch)] for batch in batches]
+    torch.set_num_threads(2)
+    try:
+        launched = [model.launch(batch) for batch in batches]
+        assert all(isinstance(one, ScoresInLanes) for one in launched)
+        for one in launched:
+            one.wait_for_room()
+        scores = [[score.value for score in one.result()] for one in launched]
+        assert all(one.done() for one in launched)
+        assert [[score.value for score in one.result()] for one in launched] == scores
+    finally:
+        torch.set_num_threads(1)
+    assert scores == [pytest.approx(values, abs=1e-5) for values in expected]
+
+
+def test_what_a_lane_could_not_compute_is_told_and_not_kept() -> None:
+    class Held(Exception):
+        pass
+
+    failed: Future[int] = Future()
+    failed.set_exception(Held())
+    pending = ScoresInLanes([failed], lambda parts: [Score(float(sum(parts)))])
+    held = weakref.ref(failed)
+    del failed
+    assert pending.done()
+    with pytest.raises(Held):
+        pending.result()
+    assert held() is None
 
 
 def test_a_shared_prefix_counts_for_the_first_that_has_it_however_long() -> None:

@@ -14,24 +14,21 @@ from reward_model.rendering import Rendered
 from reward_model.scores import Score
 from service.batcher import Scored
 from service.errors import Broken, CannotCompute, Draining, NonFiniteScore
-from service.stub import StubScorer
+from service.stub import Computed, StubScorer
 
 GUILTY = pytest.mark.parametrize(("token", "error"), [(POISON, CannotCompute), (NAN, NonFiniteScore)])
 
 
-class Watched(Future[list[Score]]):
+class Watched(Computed):
     """A batch of one input that notes when its result is asked for."""
 
-    def __init__(self, computed: Future[list[Score]], number: int, log: list[tuple[str, int]]) -> None:
-        super().__init__()
-        self.computed, self.number, self.log = computed, number, log
+    def __init__(self, computed: Computed, number: int, log: list[tuple[str, int]]) -> None:
+        super().__init__(computed.scores)
+        self.number, self.log = number, log
 
-    def done(self) -> bool:
-        return self.computed.done()
-
-    def result(self, timeout: float | None = None) -> list[Score]:
+    def result(self) -> list[Score]:
         self.log.append(("result", self.number))
-        return self.computed.result(timeout)
+        return super().result()
 
 
 class Gpu(StubScorer):
@@ -41,7 +38,7 @@ class Gpu(StubScorer):
         super().__init__(asynchronous=True, **stub)  # type: ignore[arg-type]
         self.log: list[tuple[str, int]] = []
 
-    def launch(self, batch: Sequence[Rendered]) -> Future[list[Score]]:
+    def launch(self, batch: Sequence[Rendered]) -> Computed:
         number = batch[0].token_ids[0]
         self.log.append(("launch", number))
         return Watched(super().launch(batch), number, self.log)
@@ -55,6 +52,48 @@ def two_in_flight(model: Model, **service: object) -> Service:
 def log_of(service: Service) -> list[tuple[str, int]]:
     assert isinstance(service.scorer, Gpu)
     return service.scorer.log
+
+
+class Later(Computed):
+    """A batch beside which there is room when it is told so."""
+
+    def __init__(self, scores: Future[list[Score]], room: threading.Event) -> None:
+        super().__init__(scores)
+        self.room = room
+
+    def wait_for_room(self) -> None:
+        assert self.room.wait(20)
+
+
+class Lanes(StubScorer):
+    """An asynchronous stub that has room for another batch when it is told so."""
+
+    def __init__(self, **stub: object) -> None:
+        super().__init__(asynchronous=True, **stub)  # type: ignore[arg-type]
+        self.room = threading.Event()
+
+    def launch(self, batch: Sequence[Rendered]) -> Computed:
+        return Later(super().launch(batch).scores, self.room)
+
+
+def test_a_batch_is_not_closed_before_there_is_room_for_it() -> None:
+    async def scenario() -> None:
+        model = Model(open_at_once=False)
+        async with Service(model, batch=100, scorer=Lanes) as service:
+            assert isinstance(service.scorer, Lanes)
+            tasks = [asyncio.create_task(service.batcher.submit(request(0)))]
+            await reach(lambda: len(model.batches) == 1)
+            for i in (1, 2):
+                tasks.append(asyncio.create_task(service.batcher.submit(request(i))))
+                await asyncio.sleep(0.02)
+            service.scorer.room.set()
+            await reach(lambda: service.value("queue_sequences") == 0)
+            assert not tasks[0].done()
+            model.gate.set()
+            assert [(await task).scores for task in tasks] == [service.right(request(i)) for i in range(3)]
+            assert [len(batch) for batch in model.batches] == [1, 2]
+
+    asyncio.run(scenario())
 
 
 def test_the_next_batch_is_launched_before_the_result_of_the_one_before_is_asked_for_and_no_third() -> None:
@@ -148,7 +187,7 @@ def test_a_batch_in_flight_is_answered_before_the_one_in_front_of_it_is_searched
 
 def test_a_launch_that_runs_out_of_memory_is_split_and_the_batch_before_it_goes_first() -> None:
     class Small(StubScorer):
-        def launch(self, batch: Sequence[Rendered]) -> Future[list[Score]]:
+        def launch(self, batch: Sequence[Rendered]) -> Computed:
             if len(batch) > 2:
                 raise MemoryError
             return super().launch(batch)
