@@ -1,6 +1,6 @@
 """Dividing a batch into parts that a CPU's lanes compute at the same time; see `lanes`.
 
-Knows tokens, neither threads nor models.
+Knows tokens and how many lanes there are, not what they do.
 """
 
 import heapq

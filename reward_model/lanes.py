@@ -42,53 +42,7 @@ class _Job:
     with_all: bool
 
 
-def start(function: Callable[[Item], Result], items: Sequence[Item], *, short: bool = False) -> list[Future[Result]]:
-    """Begins `function` of each item, in inference mode, after what was begun before.
-
-    Several items are computed in lanes. One is computed with all cores, and where none is busy, by this very call.
-
-    Args:
-        function: of an item.
-        items: one or more.
-        short: one item alone takes any lane rather than wait until all are free.
-
-    Returns:
-        For each item its result, or what `function` raised.
-    """
-    lanes, jobs = _lanes(), [_Job(partial(function, item), Future(), with_all=len(items) == 1) for item in items]
-    if len(jobs) == 1 and not lanes.is_idle:
-        jobs[0].with_all = not short
-    lanes.add(jobs)
-    return [job.answer for job in jobs]
-
-
-def wait_for_room() -> None:
-    """Waits until a lane has nothing to do."""
-    _lanes().wait_for_room()
-
-
-def collect(answers: list[Future[Result]]) -> list[Result]:
-    """Waits for all results.
-
-    Args:
-        answers: is empty afterwards: with its error one would keep the memory that the next try needs.
-
-    Raises:
-        Exception: what was raised for the first item that failed; all others have ended by then.
-    """
-    wait(answers)
-    answers.reverse()
-    results = []
-    while answers:
-        try:
-            results.append(answers.pop().result())
-        except BaseException:
-            answers.clear()
-            raise
-    return results
-
-
-class _Lanes:
+class Lanes:
     """A thread for each lane and one with all cores, which do what there is to do in the order of its coming.
 
     Args:
@@ -117,22 +71,42 @@ class _Lanes:
             # Each has set this for itself, but threads to come would take it over.
             torch.set_num_threads(threads)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing runs or waits."""
-        return not (self._running or self._waiting)
+    def start(
+        self, function: Callable[[Item], Result], items: Sequence[Item], *, short: bool = False
+    ) -> list[Future[Result]]:
+        """Begins `function` of each item, in inference mode, after what was begun before.
 
-    def add(self, jobs: Sequence[_Job]) -> None:
-        """Begins `jobs` as soon as may be; one that has all cores, and need not wait for them, here and now."""
+        Several items are computed in lanes. One has all cores; where nothing else runs it is computed by this very
+        call, without the way to another thread and back.
+
+        Args:
+            function: of an item.
+            items: one or more.
+            short: one item takes the last free lane rather than wait until all are free.
+
+        Returns:
+            For each item its result, or what `function` raised.
+
+        Raises:
+            Exception: `function` raised it within this call.
+        """
         with self._changed:
-            here = jobs[0] if len(jobs) == 1 and jobs[0].with_all and self.is_idle else None
-            if here is not None:
-                self._begin(here)
+            free = self._number - self._running if not (self._waiting or self._all_taken) else 0
+            here = len(items) == 1 and free == self._number
+            jobs = [_Job(partial(function, item), Future(), with_all=len(items) == 1) for item in items]
+            if here:
+                self._begin(jobs[0])
             else:
+                jobs[0].with_all &= not (short and free == 1)
                 self._waiting.extend(jobs)
                 self._changed.notify_all()
-        if here is not None:
-            self._do(here)
+        answers = [job.answer for job in jobs]
+        if here:
+            try:
+                answers[0].set_result(_computed(jobs[0].call))
+            finally:
+                self._end()
+        return answers
 
     def wait_for_room(self) -> None:
         """Waits until a lane has nothing to do."""
@@ -149,8 +123,14 @@ class _Lanes:
                 self._changed.wait_for(partial(self._is_next, with_all=with_all))
                 job = self._waiting.popleft()
                 self._begin(job)
-            self._do(job)
-            del job  # not to be kept in memory until the next one comes
+                self._changed.notify_all()
+            try:
+                job.answer.set_result(_computed(job.call))
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the one who waits
+                job.answer.set_exception(error)
+            # Not to be kept in memory until the next one comes. An error knows this frame, and through it would itself.
+            del job
+            self._end()
 
     def _is_next(self, *, with_all: bool) -> bool:
         if not self._waiting or self._waiting[0].with_all != with_all:
@@ -161,29 +141,49 @@ class _Lanes:
         self._running += 1
         self._all_taken = job.with_all
 
-    def _do(self, job: _Job) -> None:
-        try:
-            with torch.inference_mode():
-                job.answer.set_result(job.call())
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the one who waits
-            job.answer.set_exception(error)
-        del job  # the error's traceback knows this frame, and the job the error: nobody would ever free its memory
+    def _end(self) -> None:
         with self._changed:
             self._running -= 1
             self._all_taken = False
             self._changed.notify_all()
 
 
+def _computed(call: Callable[[], Any]) -> Any:
+    with torch.inference_mode():
+        return call()
+
+
+def collect(answers: list[Future[Result]]) -> list[Result]:
+    """Waits for all results.
+
+    Args:
+        answers: is empty afterwards: with its error one would keep the memory that the next try needs.
+
+    Raises:
+        Exception: what was raised for the first item that failed; all others have ended by then.
+    """
+    wait(answers)
+    answers.reverse()
+    results = []
+    while answers:
+        try:
+            results.append(answers.pop().result())
+        except BaseException:
+            answers.clear()
+            raise
+    return results
+
+
 _starting = threading.Lock()
-_started: dict[tuple[int, int], _Lanes] = {}
+_started: dict[tuple[int, int], Lanes] = {}
 #: Threads do not come along into a forked process.
 os.register_at_fork(after_in_child=_started.clear)
 
 
-def _lanes() -> _Lanes:
+def of_caller() -> Lanes:
     """Those of the caller's cores; started by the first who asks."""
     key = count(), torch.get_num_threads()
     with _starting:
         if key not in _started:
-            _started[key] = _Lanes(*key)
+            _started[key] = Lanes(*key)
         return _started[key]

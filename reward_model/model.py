@@ -184,7 +184,8 @@ class RewardModel(nn.Module):
 
         if self._has_lanes:
             short = sum(len(inputs[i].token_ids) for i in computed) < division.FEWEST_TOKENS
-            return ScoresInLanes(lanes.start(self._launch, batches, short=short), read)
+            mine = lanes.of_caller()
+            return ScoresInLanes(mine, mine.start(self._launch, batches, short=short), read)
         logits, reused = _joined([*map(self._launch, batches)])
         return PendingScores(logits, lambda values: read([(values, reused)]))
 

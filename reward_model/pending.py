@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from reward_model import lanes
+from reward_model.lanes import Lanes, collect
 from reward_model.scores import Score
 
 Part = TypeVar("Part")
@@ -59,18 +59,20 @@ class ScoresInLanes(Generic[Part]):
     """Scores whose parts a CPU's lanes compute.
 
     Args:
+        lanes: which do.
         parts: as `lanes.start` returns them.
         read: makes the scores of what came out of them.
     """
 
-    def __init__(self, parts: list[Future[Part]], read: Callable[[list[Part]], list[Score]]) -> None:
+    def __init__(self, lanes: Lanes, parts: list[Future[Part]], read: Callable[[list[Part]], list[Score]]) -> None:
+        self._lanes = lanes
         self._parts = parts
         self._read = read
         self._scores: list[Score] | None = None
 
     def wait_for_room(self) -> None:
         """Waits until a lane has nothing to do."""
-        lanes.wait_for_room()
+        self._lanes.wait_for_room()
 
     def done(self) -> bool:
         """Whether `result` returns or raises at once."""
@@ -78,11 +80,11 @@ class ScoresInLanes(Generic[Part]):
 
     @torch.inference_mode()
     def result(self) -> list[Score]:
-        """The scores, in the order of the inputs; waits for them.
+        """The scores, in the order of the inputs; waits for them. For one thread.
 
         Raises:
             Exception: a part could not be computed; it is told once, and not kept.
         """
         if self._scores is None:
-            self._scores = self._read(lanes.collect(self._parts))
+            self._scores = self._read(collect(self._parts))
         return self._scores

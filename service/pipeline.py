@@ -21,7 +21,7 @@ from service.metrics import Metrics
 from service.scorer import Scorer
 from service.speed import Speed
 
-#: Batches that are launched and not done: the one that the device computes and the one that it does next.
+#: Batches that are launched and not handed on: the one that the device computes and the one that it does next.
 IN_FLIGHT = 2
 
 
@@ -33,7 +33,7 @@ class Batch:
         items: its inputs.
         outcomes: one for each.
         started: time.monotonic() when the model began with it.
-        seconds: that the model was busy with it.
+        seconds: that the model was busy with it and not with the one before.
     """
 
     items: list[Item]
@@ -69,7 +69,7 @@ class Pipeline:
         budget: of its batches; is told when memory runs out.
         metrics: is told of every batch.
         speed: is told of every batch.
-        done: called with every batch, in the order of their ends.
+        done: called with every batch, in the order of their launches but where one is searched for what failed.
     """
 
     def __init__(
@@ -111,6 +111,9 @@ class Pipeline:
         if flights and (len(flights) == IN_FLIGHT or flights[0].done()):
             self._end(flights.popleft())
         elif items := self._backlog.take(wait=not flights):
+            if flights and flights[0].done():
+                # A launch may return with its result, and what is done does not wait for that.
+                self._end(flights.popleft())
             flights.append(self._launch(items))
         elif flights:
             self._end(flights.popleft())
@@ -136,7 +139,7 @@ class Pipeline:
             self._budget.ran_out(min(flight.budget, count_tokens(flight.inputs)))
         ended = time.monotonic()
         self.busy_since = ended if self._flights else None
-        # A batch that was launched early waited for the device until the one before it had ended.
+        # A batch that was launched early counts from the end of the one before it: each second once, for `Speed`.
         started = min(ended, max(flight.launched_at, self._last_ended))
         self._last_ended = ended
         self.computing -= count_tokens(flight.inputs)

@@ -162,13 +162,15 @@ def test_two_cores_that_share_out_a_batch_score_the_same(kind: str, monkeypatch:
     model = RewardModel(known.tiny_network(kind), choose_precision("cpu", "float32")).freeze()
     inputs = [Rendered(None, ids) for ids in [*SEQUENCES, *OTHERS]]
     divided: list[int] = []
-    start = lanes.start
+    start = lanes.Lanes.start
 
-    def spied(function: Callable[[Any], Any], items: Sequence[Any], *, short: bool) -> list[Future[Any]]:
+    def spied(
+        mine: lanes.Lanes, function: Callable[[Any], Any], items: Sequence[Any], *, short: bool
+    ) -> list[Future[Any]]:
         divided.append(len(items))
-        return start(function, items, short=short)
+        return start(mine, function, items, short=short)
 
-    monkeypatch.setattr(lanes, "start", spied)
+    monkeypatch.setattr(lanes.Lanes, "start", spied)
     with cores(2):
         scores = [score.value for score in model.score(inputs)[: len(SEQUENCES)]]
     assert divided == ([] if kind in known.IN_EQUAL_LENGTHS else [2])

@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def two_cores() -> Iterator[None]:
 
 
 def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    return lanes.collect(lanes.start(function, items))
+    return lanes.collect(lanes.of_caller().start(function, items))
 
 
 @pytest.mark.parametrize(("cores", "number"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (6, 3), (7, 1), (8, 4), (32, 4)])
@@ -72,7 +73,8 @@ def test_a_failure_is_told_when_all_others_have_ended() -> None:
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_the_memory_of_what_failed_is_free_for_the_next_try() -> None:
+@pytest.mark.parametrize("items", [[0], [0, 1]])
+def test_the_memory_of_what_failed_is_free_for_the_next_try(items: list[int]) -> None:
     held: list[weakref.ref[Held]] = []
 
     def work(_: int) -> None:
@@ -82,7 +84,7 @@ def test_the_memory_of_what_failed_is_free_for_the_next_try() -> None:
 
     def fails() -> bool:
         try:
-            each(work, [0, 1])
+            each(work, items)
         except MemoryError:
             return True
         return False
@@ -90,8 +92,8 @@ def test_the_memory_of_what_failed_is_free_for_the_next_try() -> None:
     gc.disable()
     try:
         assert fails()
-        each(int, [0, 1])  # a lane lets go of one piece of work before it takes the next
-        assert [one() for one in held] == [None, None]
+        each(int, items)  # a lane lets go of one piece of work before it takes the next
+        assert [one() for one in held] == [None] * len(items)
     finally:
         gc.enable()
 
@@ -106,78 +108,113 @@ class Gate:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.open = threading.Event()
-        self.cores = 0
 
-    def __call__(self, _: object = None) -> int:
-        self.cores = torch.get_num_threads()
+    def pass_through(self) -> int:
         self.begun.set()
         assert self.open.wait(20)
-        return self.cores
+        return torch.get_num_threads()
 
 
-def pass_through(gate: Gate) -> int:
-    return gate()
+def gates(number: int) -> list[Gate]:
+    return [Gate() for _ in range(number)]
+
+
+def start(*some: Gate, short: bool = False) -> list[Future[int]]:
+    return lanes.of_caller().start(Gate.pass_through, some, short=short)
 
 
 @pytest.mark.usefixtures("two_cores")
 def test_a_lane_that_is_done_begins_with_what_comes_next_while_others_are_busy() -> None:
-    first, second, third = Gate(), Gate(), Gate()
-    answers = lanes.start(pass_through, [first, second])
-    later = lanes.start(pass_through, [third, third])
+    first, second, third, fourth = gates(4)
+    answers = start(first, second)
     assert first.begun.wait(20)
     assert second.begun.wait(20)
+    answers += start(third, fourth)
     assert not third.begun.wait(0.05)
     first.open.set()
     assert third.begun.wait(20)
     assert not answers[1].done()
-    for gate in (second, third):
+    for gate in (second, third, fourth):
         gate.open.set()
-    assert lanes.collect(answers) + lanes.collect(later) == [1, 1, 1, 1]
+    assert lanes.collect(answers) == [1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("short", [True, False])
-def test_one_call_beside_others_takes_a_free_lane_if_it_is_short_and_else_waits_for_all(short: bool) -> None:
-    first, second, alone = Gate(), Gate(), Gate()
-    answers = lanes.start(pass_through, [first, second])
-    answers += lanes.start(pass_through, [alone], short=short)
+def test_one_call_beside_others_takes_the_last_free_lane_if_it_is_short_and_else_waits_for_all(short: bool) -> None:
+    first, second, alone, behind = gates(4)
+    answers = start(first, second)
     first.open.set()
+    lanes.of_caller().wait_for_room()
+    answers += start(alone, short=short)
     assert alone.begun.wait(20 if short else 0.05) == short
     second.open.set()
     assert alone.begun.wait(20)
-    behind = lanes.start(pass_through, [first, second])
-    assert not short or lanes.collect(behind) == [1, 1]
-    assert short or not behind[0].done()
-    alone.open.set()
-    assert lanes.collect(answers) == [1, 1, 1 if short else 2]
-    lanes.collect(behind)
+    answers += start(behind, behind)
+    assert behind.begun.wait(20 if short else 0.05) == short
+    for gate in (alone, behind):
+        gate.open.set()
+    assert lanes.collect(answers) == [1, 1, 1 if short else 2, 1, 1]
+
+
+def test_a_short_call_has_all_cores_where_more_than_one_lane_is_free() -> None:
+    torch.set_num_threads(4)
+    try:
+        some = gates(5)
+        answers = start(*some[:4])
+        for gate in some[:2]:
+            gate.open.set()
+        lanes.collect(answers[:2])
+        lanes.of_caller().wait_for_room()
+        answers = answers[2:] + start(some[4], short=True)
+        for gate in some:
+            gate.open.set()
+        assert lanes.collect(answers) == [1, 1, 4]
+    finally:
+        torch.set_num_threads(1)
+
+
+def room(of: lanes.Lanes) -> threading.Event:
+    """Is set once there is some."""
+    found = threading.Event()
+
+    def wait() -> None:
+        of.wait_for_room()
+        found.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return found
 
 
 @pytest.mark.usefixtures("two_cores")
 def test_there_is_room_once_a_lane_is_free_but_none_beside_a_call_that_has_all() -> None:
-    def room() -> threading.Event:
-        found = threading.Event()
-
-        def wait() -> None:
-            torch.set_num_threads(2)
-            lanes.wait_for_room()
-            found.set()
-
-        threading.Thread(target=wait, daemon=True).start()
-        return found
-
-    first, second, alone = Gate(), Gate(), Gate()
-    assert room().wait(20)
-    answers = lanes.start(pass_through, [first, second])
-    full = room()
+    mine = lanes.of_caller()
+    first, second, alone = gates(3)
+    assert room(mine).wait(20)
+    answers = start(first, second)
+    full = room(mine)
     assert not full.wait(0.05)
     first.open.set()
     assert full.wait(20)
-    answers += lanes.start(pass_through, [alone])
+    answers += start(alone)
     second.open.set()
     assert alone.begun.wait(20)
-    full = room()
+    full = room(mine)
     assert not full.wait(0.05)
     alone.open.set()
     assert full.wait(20)
     assert lanes.collect(answers) == [1, 1, 2]
+
+
+def test_there_is_room_as_soon_as_a_lane_has_taken_what_waited() -> None:
+    torch.set_num_threads(4)
+    try:
+        for _ in range(50):  # it takes chance for the waiter to come between
+            first, second = gates(2)
+            answers = start(first, second)
+            assert room(lanes.of_caller()).wait(20)
+            for gate in (first, second):
+                gate.open.set()
+            assert lanes.collect(answers) == [1, 1]
+    finally:
+        torch.set_num_threads(1)

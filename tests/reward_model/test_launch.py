@@ -1,5 +1,6 @@
 """A launched batch: its scores are those of `score`, and it says how many tokens were not computed again."""
 
+import threading
 import weakref
 from concurrent.futures import Future
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward_model import division
+from reward_model import division, lanes
 from reward_model.model import RewardModel
 from reward_model.pending import PendingScores, ScoresInLanes
 from reward_model.precision import choose_precision
@@ -44,8 +45,12 @@ def test_with_two_cores_a_launch_returns_before_and_what_is_launched_next_has_it
     expected = [[score.value for score in model.score(batch)] for batch in batches]
     torch.set_num_threads(2)
     try:
+        go_on = threading.Event()
+        held = lanes.of_caller().start(go_on.wait, [20.0, 20.0])
         launched = [model.launch(batch) for batch in batches]
-        assert all(isinstance(one, ScoresInLanes) for one in launched)
+        assert not any(one.done() for one in launched)
+        go_on.set()
+        assert lanes.collect(held) == [True, True]
         for one in launched:
             one.wait_for_room()
         scores = [[score.value for score in one.result()] for one in launched]
@@ -62,7 +67,7 @@ def test_what_a_lane_could_not_compute_is_told_and_not_kept() -> None:
 
     failed: Future[int] = Future()
     failed.set_exception(Held())
-    pending = ScoresInLanes([failed], lambda parts: [Score(float(sum(parts)))])
+    pending = ScoresInLanes(lanes.of_caller(), [failed], lambda parts: [Score(float(sum(parts)))])
     held = weakref.ref(failed)
     del failed
     assert pending.done()
