@@ -99,24 +99,36 @@ static void by_amx(float *out, int64_t out_row, const bf16 *left, int64_t left_r
     }
 }
 
+enum { HALF = LANES / 2 };
+
 static void by_avx512(float *out, int64_t out_row, const bf16 *left, int64_t left_row, const bf16 *tiles, int64_t down,
                       int64_t right, int64_t steps, int64_t columns) {
-    for (int64_t column = 0; column < columns; column++) {
-        __m512 sums[LANES];
-        for (int i = 0; i < LANES; i++) sums[i] = _mm512_setzero_ps();
-        for (int64_t step = 0; step < steps; step++)
-            for (int pair = 0; pair < LANES; pair++) {
+    /* 8 rows by 2 columns at a time: what is loaded of the left matrix is used twice. */
+    for (int64_t column = 0; column < columns; column += 2)
+        for (int64_t first = 0; first < LANES; first += HALF) {
+            __m512 sums[HALF], more[HALF];
+            for (int i = 0; i < HALF; i++) sums[i] = more[i] = _mm512_setzero_ps();
+            for (int64_t step = 0; step < steps; step++) {
                 const bf16 *tile = tiles + (step * down + column * right) * TILE;
-                __m512bh row = (__m512bh)_mm512_load_si512(tile + pair * PAIRS);
-#pragma GCC unroll 16
-                for (int i = 0; i < LANES; i++) {
-                    int32_t both;
-                    memcpy(&both, left + i * left_row + step * PAIRS + 2 * pair, sizeof both);
-                    sums[i] = _mm512_dpbf16_ps(sums[i], row, (__m512bh)_mm512_set1_epi32(both));
+                const bf16 *from = left + first * left_row + step * PAIRS;
+                for (int pair = 0; pair < LANES; pair++) {
+                    __m512bh row = (__m512bh)_mm512_load_si512(tile + pair * PAIRS);
+                    __m512bh other = (__m512bh)_mm512_load_si512(tile + right * TILE + pair * PAIRS);
+#pragma GCC unroll 8
+                    for (int i = 0; i < HALF; i++) {
+                        int32_t both;
+                        memcpy(&both, from + i * left_row + 2 * pair, sizeof both);
+                        __m512bh twice = (__m512bh)_mm512_set1_epi32(both);
+                        sums[i] = _mm512_dpbf16_ps(sums[i], row, twice);
+                        more[i] = _mm512_dpbf16_ps(more[i], other, twice);
+                    }
                 }
             }
-        for (int i = 0; i < LANES; i++) _mm512_store_ps(out + i * out_row + column * LANES, sums[i]);
-    }
+            for (int i = 0; i < HALF; i++) {
+                _mm512_store_ps(out + (first + i) * out_row + column * LANES, sums[i]);
+                _mm512_store_ps(out + (first + i) * out_row + (column + 1) * LANES, more[i]);
+            }
+        }
 }
 
 /* AMX's own: the first palette, 8 tiles of 16 rows of 64 bytes. */
