@@ -1,4 +1,4 @@
-"""The head of a Hugging Face sequence classifier, over states that have been pooled already.
+"""The head of a Hugging Face sequence classifier, over pooled states, and the scores that its labels come to.
 
 Knows neither tokens nor batches.
 """
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from reward_model.backbone import shell
+from reward_model.scores import Scalarisation, Score
 
 
 def run_head(model: PreTrainedModel, pooled: Tensor) -> Tensor:
@@ -45,3 +46,14 @@ class _PooledStates(nn.Module):
             pooled = self.pooler(states)
             pooled = pooled if self.activation is None else self.activation(pooled)
         return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+
+
+def scores_of(values: Tensor, scalarisation: Scalarisation) -> list[Score]:
+    """The labels' values of each sequence, [n, labels], as scores."""
+    weights = torch.tensor(scalarisation.weights, dtype=torch.float64)
+    rewards: list[float] = (values.double() @ weights).tolist()
+    names = scalarisation.names
+    if len(names) == 1:
+        return [Score(reward) for reward in rewards]
+    rows: list[list[float]] = values.tolist()
+    return [Score(one, dict(zip(names, row, strict=True))) for one, row in zip(rewards, rows, strict=True)]

@@ -21,7 +21,7 @@ from reward_model.architectures import choose_backbone
 from reward_model.backbone import Backbone, without_pooler
 from reward_model.errors import CheckpointRefused, DtypeRefused
 from reward_model.gates import pack_gates, unpack_gates
-from reward_model.head import run_head
+from reward_model.head import run_head, scores_of
 from reward_model.linear import pack_linears, unpack_linears
 from reward_model.meter import Identity, Meter, RepeatMeter, SharingMeter, identity
 from reward_model.norms import pack_norms, unpack_norms
@@ -171,7 +171,7 @@ class RewardModel(nn.Module):
 
         def read(launched: Sequence[_Launched]) -> list[Score]:
             logits, reused = _joined(launched)
-            scores = dict(zip(computed, self._scores(logits), strict=True))
+            scores = dict(zip(computed, scores_of(logits, self.scalarisation), strict=True))
             tokens = dict(zip(computed, reused, strict=True))
             return [
                 replace(
@@ -203,15 +203,6 @@ class RewardModel(nn.Module):
             return [computed]
         parts = division.parts([inputs[i].token_ids for i in computed], shares_prefixes=self._shares_prefixes)
         return [[computed[i] for i in part] for part in parts]
-
-    def _scores(self, logits: Tensor) -> list[Score]:
-        weights = torch.tensor(self.scalarisation.weights, dtype=torch.float64)
-        values: list[float] = (logits.double() @ weights).tolist()
-        names = self.scalarisation.names
-        if len(names) == 1:
-            return [Score(value) for value in values]
-        rows: list[list[float]] = logits.tolist()
-        return [Score(v, dict(zip(names, row, strict=True))) for v, row in zip(values, rows, strict=True)]
 
     def _launch(self, inputs: Sequence[Rendered]) -> _Launched:
         """The labels' values of `inputs`, [n, labels] on the device, and how many tokens of each were reused."""
