@@ -1,7 +1,7 @@
-"""Fixtures shared by all rooms: tiny checkpoints, written once a session."""
+"""Fixtures shared by all rooms: tiny checkpoints, written once a session, and a second core."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import effort  # noqa: F401 - makes a profile known that a command line may name
@@ -14,6 +14,14 @@ transformers_logging.disable_progress_bar()
 torch.set_num_threads(1)
 # Training is tested in fp32 on every machine, unless a test asks for bf16.
 os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """Two threads for torch, where tests have one."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

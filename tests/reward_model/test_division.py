@@ -1,6 +1,6 @@
 """Dividing a batch among a CPU's lanes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,13 +9,6 @@ from hypothesis import strategies as st
 
 from reward_model import division
 from reward_model.prefixes import FEWEST, in_order, shared_runs
-
-
-@pytest.fixture
-def two_cores() -> Iterator[None]:
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=60), st.integers(2, 4))

@@ -3,7 +3,7 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import pytest
@@ -11,13 +11,6 @@ import torch
 
 from reward_model import lanes
 from reward_model.lanes import Item, Result
-
-
-@pytest.fixture
-def two_cores() -> Iterator[None]:
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
 
 
 def each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

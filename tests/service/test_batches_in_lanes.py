@@ -1,13 +1,12 @@
 """A real model on two cores under the batcher: batches overlap, scores go to their own, what fails fails alone."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from batching import outcome
 from prometheus_client import CollectorRegistry
 
@@ -25,7 +24,7 @@ GUILTY = Rendered(None, [10**6, 5, 6])
 
 
 @pytest.fixture
-def divided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def divided(monkeypatch: pytest.MonkeyPatch, two_cores: None) -> list[int]:
     """With two cores: of each launch how many parts it had."""
     counts: list[int] = []
     start = Lanes.start
@@ -38,9 +37,7 @@ def divided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(Lanes, "start", spied)
     monkeypatch.setattr(division, "FEWEST_TOKENS", 30)
-    torch.set_num_threads(2)
-    yield counts
-    torch.set_num_threads(1)
+    return counts
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
