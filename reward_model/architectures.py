@@ -11,8 +11,9 @@ from functools import partial
 from transformers import PreTrainedModel
 
 from reward_model.attention import PACKED
-from reward_model.backbone import Backbone, PackedBackbone, PaddedBackbone
+from reward_model.backbone import Backbone, PackedBackbone
 from reward_model.errors import CheckpointRefused
+from reward_model.padded import PaddedBackbone
 from reward_model.trial import Trial, described
 
 log = logging.getLogger(__name__)

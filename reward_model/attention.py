@@ -6,6 +6,7 @@ nothing of batches of requests.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from transformers import AttentionInterface
 
 from reward_model.errors import CheckpointRefused
 from reward_model.kernels import Rule, States, by_matmul, by_sdpa
+from reward_model.leaves import Leaf, notes
 from reward_model.native import by_native, native_can
 from reward_model.precision import has_amx
 from reward_model.spans import Layout
@@ -87,8 +89,30 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
         dropout=dropout,
     )
     key, value = layout.states or (key, value)
+    if (trace := notes()) is not None:
+        empty = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+        return trace.add(Leaf(_noted(layout, rule), lambda: empty, of_layout=True), query, key, value), None
+    return _of_row(query, key, value, layout, rule), None
+
+
+def _of_row(query: Tensor, key: Tensor, value: Tensor, layout: Layout, rule: Rule) -> Tensor:
+    """[1, T, heads, head_size of the values]; the tensors as in `packed_attention`."""
     query, key, value = (_autocast(one) for one in (query, key, value))
-    return _attend(query[0], States(key[0], value[0]), layout, rule).unsqueeze(0), None
+    return _attend(query[0], States(key[0], value[0]), layout, rule).unsqueeze(0)
+
+
+def _noted(traced: Layout, rule: Rule) -> Callable[..., Tensor]:
+    """What a trace calls with another batch's layout: for all of its queries, or those that are read."""
+
+    def of_row(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+        return _of_row(query, key, value, layout, rule)
+
+    def of_read(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+        assert layout.read is not None
+        assert layout.rows is not None
+        return _of_row(query, key, value, layout.read.with_states(key, value, layout.rows), rule)
+
+    return of_row if traced.states is None else of_read
 
 
 def _autocast(tensor: Tensor) -> Tensor:

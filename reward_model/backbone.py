@@ -1,19 +1,17 @@
-"""How the backbone is run over a packed batch: packed where the architecture allows, else padded by length.
+"""How the backbone is run over a packed batch where the architecture allows: as one row, without padding.
 
-`architectures` chooses. Both ways take a packed batch and give a packed row of hidden states, so nobody
-else knows which one it is.
+`architectures` chooses between this and `padded`. Both take a packed batch and give a packed row of hidden states, so
+nobody else knows which one it is.
 """
 
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from reward_model import readout
@@ -24,6 +22,7 @@ from reward_model.packing import PackedBatch, pack, to_device
 from reward_model.pooling import segment_of_token
 from reward_model.sizes import round_up
 from reward_model.spans import Layout
+from reward_model.traced import Traced
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +32,6 @@ _POSITIONS_AFTER_PAD = frozenset(
 )
 #: Share of the largest state by which a graph's may differ, whose matrices have other sizes, bf16 included.
 _ROUNDING = 0.05
-#: A padded group may hold sequences down to this share of its longest.
-_SIMILAR = 0.8
 
 
 class Backbone(Protocol):
@@ -47,6 +44,8 @@ class Backbone(Protocol):
     concurrent: bool
     #: What small batches are computed by on a GPU, once it is recorded.
     graphs: Graphs | None
+    #: What batches are computed by on a CPU, once it is traced.
+    traced: Traced | None
 
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         """The states after the last layer.
@@ -68,6 +67,16 @@ class Backbone(Protocol):
         """Has a GPU start the kernels of small batches all at once from now on, where that can be recorded and works.
 
         Nothing that the model computes with may be moved or replaced after that.
+        """
+        ...
+
+    def trace(self, *, reads: bool) -> None:
+        """Leaves out the Python of the model's modules from now on, where that can be traced and works.
+
+        Nothing that the model computes with may be moved or replaced after that.
+
+        Args:
+            reads: whether `hidden_states` will be told which rows are read.
         """
         ...
 
@@ -99,6 +108,7 @@ class PackedBackbone:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.graphs: Graphs | None = None
+        self.traced: Traced | None = None
         self.shares_prefixes = _is_causal(model)
         reads_only = readout.install(model, self._probe)
         reasons = {
@@ -119,20 +129,25 @@ class PackedBackbone:
         tokens = len(batch.input_ids)
         more = self._more(tokens)
         # What fills the row up has position 0, however much it is: there may be fewer positions.
-        row = F.pad(torch.stack([batch.input_ids, self._positions(batch), _segment_ids(batch)]), (0, more))
+        row = F.pad(torch.stack([batch.input_ids, self._positions(batch), segment_ids_of(batch)]), (0, more))
         return self._forward(row, Layout.of(batch.lengthened(more), rows, causal=self.shares_prefixes))[:tokens]
 
     def _forward(self, row: Tensor, layout: Layout) -> Tensor:
         """Input, position and segment ids, [3, T] -> [T, d]."""
-        input_ids, position_ids, token_type_ids = row.unsqueeze(1)
+        input_ids, position_ids, segment_ids = row.unsqueeze(1)
+        run = self.traced if self.traced is not None and self.traced.takes(layout) else self._run
+        return run(input_ids, position_ids, segment_ids, layout)
+
+    def _run(self, input_ids: Tensor, position_ids: Tensor, segment_ids: Tensor, layout: Layout) -> Tensor:
+        """[1, T] each -> [T, d]."""
         inputs: dict[str, Any] = {
             "input_ids": input_ids,
             "position_ids": position_ids,
             "layout": layout,
             "use_cache": False,
         }
-        if _takes_segments(self.model):
-            inputs["token_type_ids"] = token_type_ids
+        if takes_segments(self.model):
+            inputs["token_type_ids"] = segment_ids
         hidden: Tensor = without_pooler(self.model)(**inputs).last_hidden_state
         return hidden[0]
 
@@ -166,6 +181,15 @@ class PackedBackbone:
         error = (graphs.replayed(size, batch, self._positions(batch)) - expected).abs().max()
         return bool(error <= _ROUNDING * expected.abs().max())
 
+    def trace(self, *, reads: bool) -> None:
+        """See `Backbone`."""
+        try:
+            self.traced = Traced(self._run, reads=reads)
+        except Exception as error:  # noqa: BLE001 - whatever a model does that cannot be traced
+            log.info("the model is run module by module, which is slower for short inputs: %s", error)
+            return
+        self.reason += "; operations are called without the Python of the model's modules"
+
     def padding(self, lengths: Sequence[int]) -> int:
         """To fill the row up, to a graph's size or as `sizes` says."""
         tokens = sum(lengths)
@@ -196,60 +220,8 @@ class PackedBackbone:
         return positions
 
 
-@dataclass
-class PaddedBackbone:
-    """Groups of similar length, each padded to its longest, for architectures with an attention of their own."""
-
-    model: PreTrainedModel
-    path: str = "padded"
-    reason: str = "this architecture computes its own attention, which cannot be packed"
-    similar: float = _SIMILAR
-    shares_prefixes: bool = False
-    concurrent: bool = True
-    graphs: Graphs | None = None
-
-    def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:  # noqa: ARG002
-        """See `Backbone`."""
-        lengths = batch.cu_seqlens.diff().tolist()
-        ids = torch.split(batch.input_ids, lengths)
-        segments = torch.split(_segment_ids(batch), lengths)
-        states: list[Tensor] = [torch.empty(0)] * len(lengths)
-        for group in self._groups(lengths):
-            hidden = self._padded([ids[i] for i in group], [segments[i] for i in group])
-            for row, i in zip(hidden, group, strict=True):
-                states[i] = row[: lengths[i]]
-        return torch.cat(states)
-
-    def padding(self, lengths: Sequence[int]) -> int:
-        """See `Backbone`."""
-        return sum(lengths[group[0]] - lengths[i] for group in self._groups(lengths) for i in group)
-
-    def record(self) -> None:
-        """Nothing: padded batches have more shapes than could be recorded."""
-
-    def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of sequences of similar length, the longest of each group first."""
-        groups: list[list[int]] = []
-        for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-            if groups and lengths[i] >= self.similar * lengths[groups[-1][0]]:
-                groups[-1].append(i)
-            else:
-                groups.append([i])
-        return groups
-
-    def _padded(self, ids: list[Tensor], segments: list[Tensor]) -> Tensor:
-        pad_token_id = self.model.config.get_text_config().pad_token_id or 0
-        inputs = {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
-            "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
-        }
-        if _takes_segments(self.model):
-            inputs["token_type_ids"] = pad_sequence(segments, batch_first=True)
-        hidden: Tensor = without_pooler(self.model)(**inputs).last_hidden_state
-        return hidden
-
-
-def _segment_ids(batch: PackedBatch) -> Tensor:
+def segment_ids_of(batch: PackedBatch) -> Tensor:
+    """[T] int64."""
     return batch.segment_ids if batch.segment_ids is not None else torch.zeros_like(batch.input_ids)
 
 
@@ -264,7 +236,8 @@ def _caps_logits(model: PreTrainedModel) -> bool:
     return getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
-def _takes_segments(model: PreTrainedModel) -> bool:
+def takes_segments(model: PreTrainedModel) -> bool:
+    """Whether the model has embeddings for segment ids."""
     # GPT-2 would look its "segments" up among the words, so only a table of their own counts.
     return getattr(model.config, "type_vocab_size", 0) > 0
 

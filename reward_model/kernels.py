@@ -228,6 +228,8 @@ def _stacked(tensor: Tensor, span: Span, count: int) -> Tensor:
     """[heads, T, head_size] -> [count, heads, queries, head_size], without a copy."""
     heads, _, head_size = tensor.shape
     rows = tensor[:, span.start : span.start + count * span.queries]
+    if count == 1:
+        return rows.unsqueeze(0)
     return rows.view(heads, count, span.queries, head_size).transpose(0, 1)
 
 

@@ -52,7 +52,10 @@ class Lanes:
 
     def __init__(self, number: int, threads: int) -> None:
         self._number = number
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        #: There is something to do, or to be done by others than before; there may be room. Both under one lock, apart
+        #: so that a short input, which its caller computes, wakes no thread that finds nothing to do.
+        self._work, self._room = threading.Condition(lock), threading.Condition(lock)
         self._waiting: deque[_Job] = deque()
         self._running = 0
         self._all_taken = False
@@ -90,7 +93,7 @@ class Lanes:
         Raises:
             Exception: `function` raised it within this call.
         """
-        with self._changed:
+        with self._work:
             free = self._number - self._running if not (self._waiting or self._all_taken) else 0
             here = len(items) == 1 and free == self._number
             jobs = [_Job(partial(function, item), Future(), with_all=len(items) == 1) for item in items]
@@ -99,7 +102,7 @@ class Lanes:
             else:
                 jobs[0].with_all &= not (short and free == 1)
                 self._waiting.extend(jobs)
-                self._changed.notify_all()
+                self._work.notify_all()
         answers = [job.answer for job in jobs]
         if here:
             try:
@@ -110,8 +113,8 @@ class Lanes:
 
     def wait_for_room(self) -> None:
         """Waits until a lane has nothing to do."""
-        with self._changed:
-            self._changed.wait_for(lambda: not (self._waiting or self._all_taken or self._running == self._number))
+        with self._room:
+            self._room.wait_for(lambda: not (self._waiting or self._all_taken or self._running == self._number))
 
     def _serve(self, threads: int, ready: threading.Barrier, *, with_all: bool) -> None:
         torch.get_num_threads()  # by its first question a thread takes over what is set for the process; so not later
@@ -119,11 +122,11 @@ class Lanes:
         with suppress(threading.BrokenBarrierError):
             ready.wait()
         while not ready.broken:
-            with self._changed:
-                self._changed.wait_for(partial(self._is_next, with_all=with_all))
+            with self._work:
+                self._work.wait_for(partial(self._is_next, with_all=with_all))
                 job = self._waiting.popleft()
                 self._begin(job)
-                self._changed.notify_all()
+                self._tell()
             try:
                 job.answer.set_result(_computed(job.call))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the one who waits
@@ -142,10 +145,15 @@ class Lanes:
         self._all_taken = job.with_all
 
     def _end(self) -> None:
-        with self._changed:
+        with self._work:
             self._running -= 1
             self._all_taken = False
-            self._changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._room.notify_all()
+        if self._waiting:
+            self._work.notify_all()
 
 
 def _computed(call: Callable[[], Any]) -> Any:

@@ -13,12 +13,18 @@ from torch.nn import functional as F
 from transformers.activations import GELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from reward_model.leaves import leaf
+
 log = logging.getLogger(__name__)
 
 #: Rows that the layout is chosen for; measured to be good for any number.
 _ROWS = 2048
 #: Names of a linear layer and of the activation that follows it at once, in the layers of encoders.
 _PAIRS = (("dense", "intermediate_act_fn"), ("lin1", "activation"))
+
+
+def _empty(linear: "PackedLinear", x: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], linear.out_features)
 
 
 class PackedLinear(nn.Module):
@@ -38,6 +44,7 @@ class PackedLinear(nn.Module):
         # oneDNN's own layout: no tensor that anything else could read, so neither parameter nor buffer.
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)  # noqa: SLF001
 
+    @leaf(_empty)
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         attribute, algorithm = ("gelu", "none") if self.gelu else ("none", "")

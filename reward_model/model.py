@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 
 #: Share of the largest score by which a few of them may move where weights are laid out another way.
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-#: Tokens of a batch up to which to compute its last layer everywhere takes no longer than only where it is read.
-FEW_TOKENS = 64
 #: Tokens of a batch unless told otherwise: on a CPU, which few tokens keep busy, and on everything else.
 CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 16_384
 #: The labels' values of inputs, [n, labels] on the device, and how many tokens of each were reused.
@@ -116,6 +114,7 @@ class RewardModel(nn.Module):
                 unpack(backbone)
         if self.precision.device.type == "cpu":
             keep_freed_memory()
+            self.backbone.trace(reads=self.pooling != "mean")
         else:
             self.backbone.record()
         self._frozen = True
@@ -141,9 +140,8 @@ class RewardModel(nn.Module):
             [n, labels] fp32, with gradients if they are enabled.
         """
         rows = read_rows(batch, self.pooling, self.model.config.get_text_config().pad_token_id)
-        tokens = len(batch.input_ids)
         batch = batch.to(self.model.device)
-        hidden = self.backbone.hidden_states(batch, rows if tokens > FEW_TOKENS else None)
+        hidden = self.backbone.hidden_states(batch, rows)
         read = mean(hidden, batch) if rows is None else hidden[to_device(torch.tensor(rows), hidden.device)].float()
         with torch.autocast(hidden.device.type, enabled=False):
             return run_head(self.model, read)
@@ -268,8 +266,8 @@ class RewardModel(nn.Module):
         return outside + ([pooler] if isinstance(pooler, nn.Module) else [])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's own
-        # What moves or converts weights leaves graphs with those that were.
-        self.backbone.graphs = None
+        # What moves or converts weights leaves graphs and traces with those that were.
+        self.backbone.graphs = self.backbone.traced = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 

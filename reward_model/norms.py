@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reward_model.compiled import is_compiled_for, shared_object
+from reward_model.leaves import leaf
 
 #: Share of what a value consists of by which it may differ: a few roundings to bf16, and to fp32.
 _ROUNDING = {torch.bfloat16: 0.02, torch.float32: 1e-4}
@@ -57,6 +58,10 @@ class Norm:
         return F.rms_norm(x, size, self.weight, self.epsilon)
 
 
+def _empty(_: "PackedNorm", x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 class PackedNorm(nn.Module):
     """A norm without gradients, in place of the module that it was found in."""
 
@@ -66,6 +71,7 @@ class PackedNorm(nn.Module):
         # In a tuple it is no child: nobody counts its weights twice.
         self.plain = (plain,)
 
+    @leaf(_empty)
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] -> the same."""
         return self.norm(x)

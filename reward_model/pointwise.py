@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reward_model import triton_kernels
 from reward_model.compiled import is_compiled_for, shared_object
+from reward_model.leaves import leaf
 
 
 class Activation(IntEnum):
@@ -27,6 +28,11 @@ def is_in_one_pass(like: Tensor) -> bool:
     return is_compiled_for(like.device, like.dtype) or triton_kernels.work_for(like)
 
 
+def _empty_gated(gate: Tensor, _up: Tensor, _activation: Activation) -> Tensor:
+    return torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
+
+
+@leaf(_empty_gated)
 def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
     """activation(gate) * up (Shazeer 2020, arXiv 2002.05202), without gradients.
 
@@ -40,7 +46,7 @@ def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
     assert is_in_one_pass(gate)
     gates, ups = (one.reshape(-1, size) for one in (gate, up))
     gates, ups = (one if one.stride(1) == 1 else one.contiguous() for one in (gates, ups))
-    out = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
+    out = _empty_gated(gate, up, activation)
     if gate.is_cuda:
         triton_kernels.gated(gates, ups, out.view(-1, size), gelu=activation is Activation.GELU_TANH)
         return out
@@ -60,6 +66,12 @@ def can_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
     return all(one.is_contiguous() and (one.shape, one.dtype, one.device) == (row, x.dtype, x.device) for one in angles)
 
 
+def _empty_rotated(x: Tensor, _cos: Tensor, _sin: Tensor) -> Tensor:
+    _, heads, tokens, head_size = x.shape
+    return x.new_empty(tokens, heads, head_size).transpose(0, 1).unsqueeze(0)
+
+
+@leaf(_empty_rotated)
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Queries or keys turned by their positions' angles (Su et al. 2021, arXiv 2104.09864), without gradients.
 
