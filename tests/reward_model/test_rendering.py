@@ -180,6 +180,21 @@ def test_an_encoder_without_a_template_reads_nothing_but_one_user_turn_and_a_res
         renderer("encoder", rendering="pair").render(conversation)
 
 
+@pytest.mark.parametrize(
+    ("rendering", "record"), [("pair", Conversation(as_prompt("a"), "b")), ("chat_template", Text("a[SEP]b"))]
+)
+def test_who_does_not_ask_for_the_text_does_not_wait_for_it(
+    rendering: str, record: Conversation | Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render, asked = renderer("encoder", rendering=rendering), []
+    decode = render.tokenizer.decode
+    monkeypatch.setattr(render.tokenizer, "decode", lambda ids: asked.append(ids) or decode(ids))
+    rendered = render.render(record)
+    assert asked == []
+    assert rendered.text == "[CLS]a[SEP]b[SEP]"
+    assert asked == [rendered.token_ids]
+
+
 def test_a_pair_is_cut_in_its_first_text_from_the_left() -> None:
     rendered = renderer("encoder", rendering="pair", max_length=16).render(
         Conversation(as_prompt("0123456789" * 3), "cd"), truncate=True
