@@ -109,7 +109,12 @@ def _weight(linear: nn.Module) -> Tensor:
 
 
 def _takes_gelu(parent: nn.Module, name: str) -> bool:
-    """Whether GELU follows at once; if so it is taken out of `parent`, so that it is not done twice."""
+    """Whether GELU follows at once; if so it is taken out of `parent`, so that it is not done twice.
+
+    Not with AVX2 alone: there oneDNN's takes twice as long as torch's.
+    """
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return False
     for linear, activation in _PAIRS:
         if name == linear and _is_exact_gelu(getattr(parent, activation, None)):
             setattr(parent, activation, nn.Identity())
