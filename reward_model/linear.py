@@ -1,4 +1,4 @@
-"""Linear layers for scoring on a CPU: weights laid out once the way oneDNN multiplies, GELU in the same pass.
+"""Linear layers for scoring on a CPU: weights laid out once the way oneDNN multiplies, GELU in the same pass mostly.
 
 torch's own `F.linear` lays its weights out anew for every bf16 call, and in fp32 calls MKL, which holds back on CPUs
 that are not Intel's. The operators used here are those that torch.compile puts in for frozen weights; they have no
