@@ -23,6 +23,7 @@ from reward_model.pooling import segment_of_token
 from reward_model.sizes import round_up
 from reward_model.spans import Layout
 from reward_model.traced import Traced
+from reward_model.trial import described
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ _POSITIONS_AFTER_PAD = frozenset(
 )
 #: Share of the largest state by which a graph's may differ, whose matrices have other sizes, bf16 included.
 _ROUNDING = 0.05
+
+#: Of a reason.
+_TRACED = "; operations are called without the Python of the model's modules"
 
 
 class Backbone(Protocol):
@@ -186,9 +190,10 @@ class PackedBackbone:
         try:
             self.traced = Traced(self._run, reads=reads)
         except Exception as error:  # noqa: BLE001 - whatever a model does that cannot be traced
-            log.info("the model is run module by module, which is slower for short inputs: %s", error)
+            log.info("the model is run module by module, which is slower for short inputs: %s", described(error))
             return
-        self.reason += "; operations are called without the Python of the model's modules"
+        if _TRACED not in self.reason:
+            self.reason += _TRACED
 
     def padding(self, lengths: Sequence[int]) -> int:
         """To fill the row up, to a graph's size or as `sizes` says."""

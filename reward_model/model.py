@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 #: Share of the largest score by which a few of them may move where weights are laid out another way.
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+#: Tokens of a batch up to which to compute its last layer everywhere takes no longer than only where it is read, if
+#: reading means to go through the layer's modules twice.
+FEW_TOKENS = 64
 #: Tokens of a batch unless told otherwise: on a CPU, which few tokens keep busy, and on everything else.
 CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 16_384
 #: The labels' values of inputs, [n, labels] on the device, and how many tokens of each were reused.
@@ -103,6 +106,7 @@ class RewardModel(nn.Module):
         """
         nn.Module.eval(self)
         self.requires_grad_(requires_grad=False)
+        self.backbone.traced = None
         try:
             expected = self._try_out()
         except RuntimeError as error:
@@ -140,8 +144,9 @@ class RewardModel(nn.Module):
             [n, labels] fp32, with gradients if they are enabled.
         """
         rows = read_rows(batch, self.pooling, self.model.config.get_text_config().pad_token_id)
+        few = len(batch.input_ids) <= FEW_TOKENS and self.backbone.traced is None
         batch = batch.to(self.model.device)
-        hidden = self.backbone.hidden_states(batch, rows)
+        hidden = self.backbone.hidden_states(batch, None if few else rows)
         read = mean(hidden, batch) if rows is None else hidden[to_device(torch.tensor(rows), hidden.device)].float()
         with torch.autocast(hidden.device.type, enabled=False):
             return run_head(self.model, read)

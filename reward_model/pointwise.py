@@ -89,6 +89,11 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     else:
         kernels = shared_object()
         assert kernels is not None
+        # The kernel trusts what it is told, and a trace has asked `can_rotate` only once.
+        assert x.dtype == cos.dtype == sin.dtype
+        assert cos.shape == sin.shape == (1, tokens, head_size)
+        assert cos.is_contiguous()
+        assert sin.is_contiguous()
         numbers = (ctypes.c_int64(one) for one in (tokens, heads, head_size // 2, x.stride(2), x.stride(1)))
         kernels.reward_model_rotated(*_pointers(x, out, cos, sin), *numbers, torch.get_num_threads())
     return out.transpose(0, 1).unsqueeze(0)

@@ -7,7 +7,8 @@ alone places special tokens; nothing is truncated unless asked for. Knows the to
 import re
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from reward_model.errors import BadTokenId, NoTokens, NotRenderable, TooLong
@@ -27,7 +28,7 @@ class Rendered:
     """What exactly will be scored.
 
     Attributes:
-        written: the text, or what makes it: most who score never ask; None where token ids were given.
+        text_source: the text, or what makes it of the token ids: most who score never ask; None where these were given.
         token_ids: at least one, at most max_length.
         segment_ids: transformers' token_type_ids, for pair encoding only.
         truncated: something of the input was left out.
@@ -36,7 +37,7 @@ class Rendered:
             was given apart from its prompt.
     """
 
-    written: str | Callable[[], str] | None
+    text_source: str | Callable[[], str] | None = field(compare=False, repr=False)
     token_ids: list[int]
     segment_ids: list[int] | None = None
     truncated: bool = False
@@ -45,8 +46,11 @@ class Rendered:
 
     @property
     def text(self) -> str | None:
-        """The templated text, or the token ids' where there is no template; None where token ids were given."""
-        return self.written() if callable(self.written) else self.written
+        """The templated text, or the token ids' where there is no template; None where token ids were given.
+
+        It may take half as long as tokenising it did, each time.
+        """
+        return self.text_source() if callable(self.text_source) else self.text_source
 
 
 class Renderer:
@@ -181,8 +185,8 @@ class Renderer:
         return list(record.ids)
 
     def _later(self, ids: list[int]) -> Callable[[], str]:
-        """Decodes `ids`, which takes half as long as encoding does, for who asks."""
-        return lambda: str(self.tokenizer.decode(ids))
+        """The text of `ids`, for who asks."""
+        return partial(_decoded, self.tokenizer, ids)
 
     def _fit_ids(self, ids: list[int], text: str | Callable[[], str] | None, *, truncate: bool) -> Rendered:
         if not ids:
@@ -233,6 +237,10 @@ _NOT_A_PAIR = (
     " that, or `text`"
 )
 _FRAME_PROBE: Prompt = (Message("user", "x"),)
+
+
+def _decoded(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
+    return str(tokenizer.decode(ids))
 
 
 def _source(tokenizer: "PreTrainedTokenizerBase") -> str:

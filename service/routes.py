@@ -89,9 +89,11 @@ async def render(request: Request) -> Response:
     async with Session(request) as work:
         wire = await work.read(RenderRequest, to_score=False)
         rendered = await work.render([one.record() for one in wire.inputs], truncate=wire.truncate)
+        texts = await work.texts(rendered)
         info = work.engine.scorer.info
     results = [
-        answers.RenderedInput(text=one.text, token_ids=one.token_ids, truncated=one.truncated) for one in rendered
+        answers.RenderedInput(text=text, token_ids=one.token_ids, truncated=one.truncated)
+        for text, one in zip(texts, rendered, strict=True)
     ]
     return _json(answers.RenderResponse(model=info.name, fingerprint=info.fingerprint, results=results))
 

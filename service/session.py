@@ -181,6 +181,10 @@ class Session:
             response = failed.error.response if isinstance(failed.error, TooLong) else None
             raise LocatedError(failed.error, locate(failed.index, response)) from failed
 
+    async def texts(self, rendered: Sequence[Rendered]) -> list[str | None]:
+        """Their texts, some of which have to be decoded, off the event loop."""
+        return await self._runtime.tokenizers.map(lambda one: one.text, rendered)
+
     async def score(
         self, inputs: Sequence[Rendered], locate: Callable[[int], Place] = as_input, *, patience: float = 0.0
     ) -> Scored:

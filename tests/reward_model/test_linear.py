@@ -19,7 +19,8 @@ SEQUENCES = [[5 + (7 * i + j * j) % 50 for j in range(n)] for i, n in enumerate(
 
 
 ONEDNN_IN_BF16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN multiplies no bf16 on this CPU, so fp32 is served"
+    not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    reason="oneDNN multiplies no bf16 on this CPU, so fp32 is served",
 )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+import reward_model.model
 from reward_model.model import RewardModel
 from reward_model.packing import pack
 from reward_model.precision import choose_precision
@@ -19,6 +20,11 @@ from reward_model.spans import Layout
 READS = "the last layer is computed only where it is read"
 PROMPT = [5 + i % 9 for i in range(20)]
 SEQUENCES = [[*PROMPT, 30, 31], [7, 7, 8], [*PROMPT, 6], [12], PROMPT]
+
+
+@pytest.fixture(autouse=True)
+def however_few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_model.model, "FEW_TOKENS", 0)
 
 
 def model_of(architecture: str) -> RewardModel:

@@ -1,20 +1,24 @@
 """A trace of a model's forward pass against its modules, to the last bit."""
 
 import copy
+import gc
 import logging
 import random
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import isfinite
+from itertools import chain, repeat
+from math import isfinite, nan
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from reward_model import gates, norms, pointwise, readout, rotary
 from reward_model.leaves import leaf, notes, noting
+from reward_model.linear import PackedLinear
 from reward_model.model import RewardModel
 from reward_model.packing import pack
 from reward_model.pointwise import Activation
@@ -26,7 +30,7 @@ from reward_model.traced import Traced, Untraceable
 from tests.architectures import IN_EQUAL_LENGTHS, PACKED, PADDED_ENCODERS, VOCABULARY, tiny_network
 
 BATCHES = 12
-#: What their experts compute depends on what the router says of each token.
+#: In fp32 torch has no product of experts for tensors without values.
 MIXTURES = ("mixtral", "mistral4", "qwen2_moe", "qwen3_moe", "hunyuan_v1_moe", "deepseek_v2", "deepseek_v3", "axk1")
 
 
@@ -59,11 +63,17 @@ def last_states(model: RewardModel, sequences: Sequence[Sequence[int]]) -> Tenso
 def assert_traced_like_its_modules(model: RewardModel) -> None:
     traced = model.backbone.traced
     assert traced is not None
+    run = model.backbone._run
     for sequences in batches(seed=0):
-        model.backbone.traced = traced
+        model.backbone.traced, model.backbone._run = traced, unused
         measured = last_states(model, sequences)
-        model.backbone.traced = None
+        model.backbone.traced, model.backbone._run = None, run
         assert torch.equal(measured, last_states(model, sequences))
+
+
+def unused(*_: object) -> Tensor:
+    msg = "the modules ran, not the trace"
+    raise AssertionError(msg)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PACKED if kind not in MIXTURES])
@@ -71,7 +81,7 @@ def test_every_architecture_gives_the_states_of_its_modules(kind: str) -> None:
     assert_traced_like_its_modules(frozen(kind))
 
 
-@pytest.mark.parametrize("kind", ["bert", "modernbert", "gpt2", "qwen3", "gemma2"])
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "gpt2", "qwen3", "gemma2", *MIXTURES])
 def test_in_bf16_with_whatever_kernels_there_are(kind: str) -> None:
     assert_traced_like_its_modules(frozen(kind, "bfloat16"))
 
@@ -148,10 +158,41 @@ def test_a_pass_that_looks_into_values_is_refused() -> None:
         traced_by(lambda ids: ids * 2 if ids.sum() > 10 else ids)
 
 
-def test_a_pass_that_is_different_each_time_is_refused() -> None:
-    factors = iter(range(1, 100))
+@pytest.mark.parametrize("other", [2.0, 1.01, nan])
+@pytest.mark.parametrize("place", range(4))
+def test_a_pass_that_gives_something_else_for_one_batch_is_refused(place: int, other: float) -> None:
+    factors = chain([1.0], [1.0] * place, [other], repeat(1.0))
     with pytest.raises(Untraceable, match="off by"):
         traced_by(lambda ids: ids * next(factors))
+
+
+def test_models_that_are_frozen_at_once_are_all_traced_and_torch_stays_as_it_was() -> None:
+    before = (nn.Module.__call__, nn.Module.__getattr__)
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(frozen, ["bert", "qwen3", "bert", "gpt2"]))
+    assert all(model.backbone.traced is not None for model in models)
+    assert (nn.Module.__call__, nn.Module.__getattr__) == before
+    assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item() == 2
+
+
+def test_a_model_that_is_dropped_takes_its_trace_along() -> None:
+    model = frozen("bert")
+    held = [weakref.ref(one) for one in model.modules() if isinstance(one, PackedLinear)]
+    gc.collect()
+    gc.disable()
+    try:
+        del model
+        assert held
+        assert [one for one in held if one() is not None] == []
+    finally:
+        gc.enable()
+
+
+def test_frozen_again_it_is_traced_again_and_says_so_once() -> None:
+    model = frozen("bert")
+    first = model.backbone.traced
+    assert model.freeze().backbone.traced not in (None, first)
+    assert model.backbone.reason.count("without the Python") == 1
 
 
 def test_copies_stay_where_something_is_changed() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -158,6 +159,18 @@ async def test_a_temperature_that_should_not_be_trusted_is_not_used() -> None:
         answer = (await client.post("/compare", json=body)).json()
     assert (answer["calibrated"], answer["temperature"]) == (False, 1.0)
     assert answer["results"][0]["pairwise"] is None
+
+
+async def test_a_text_that_has_to_be_decoded_keeps_nobody_waiting() -> None:
+    class Decoding(StubScorer):
+        def render(self, record: Record, *, truncate: bool = False) -> Rendered:
+            return Rendered(
+                lambda: threading.current_thread().name, super().render(record, truncate=truncate).token_ids
+            )
+
+    async with serving(Decoding) as (client, _):
+        shown = (await client.post("/render", json={"inputs": [SAMPLE]})).json()["results"]
+    assert shown[0]["text"].startswith("tokenizer")
 
 
 async def test_render_shows_what_score_scores() -> None:
