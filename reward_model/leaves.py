@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 Compute = TypeVar("Compute", bound=Callable[..., Tensor])
 
@@ -93,7 +93,7 @@ def leaf(empty: Callable[..., Tensor]) -> Callable[[Compute], Compute]:
     return decorate
 
 
-@torch.library.custom_op("reward_model::leaf", mutates_args=())
+@library.custom_op("reward_model::leaf", mutates_args=())
 def _leaf(index: int, tensors: list[Tensor]) -> Tensor:  # noqa: ARG001 - what it is called with makes the trace
     msg = f"leaf {index} was called, which only stands for what is called"
     raise AssertionError(msg)
