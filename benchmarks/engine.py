@@ -82,7 +82,9 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     timed = {name: partial(seconds, run) for name, run in (candidates | products).items()}
     sample = alternate(timed, flags.rounds)
     lengths = [len(ids) for ids in sequences]
-    useful, computed = shapes.flops(plain, lengths), shapes.flops_read_only(plain, lengths)
+    traced = engine.backbone.traced
+    projections = 3 if traced is None else 0 if traced.absorbs else 2
+    useful, computed = shapes.flops(plain, lengths), shapes.flops_read_only(plain, lengths, projections=projections)
     peaks = {
         name: (2 * rows * width * height / sample[name].low, name) for name, (rows, width, height) in _sizes(plain)
     }

@@ -80,15 +80,29 @@ def flops(model: PreTrainedModel, lengths: Sequence[int], *, causal: bool = Fals
     return float(per_token * sum(lengths) + per_pair * sum(length * length for length in lengths))
 
 
-def flops_read_only(model: PreTrainedModel, lengths: Sequence[int], *, causal: bool = False) -> float:
-    """What of `flops` is left where the last layer projects all tokens, and does the rest for one of each sequence."""
+def flops_read_only(
+    model: PreTrainedModel, lengths: Sequence[int], *, causal: bool = False, projections: int = 3
+) -> float:
+    """What of `flops` is left where the last layer computes one token of each sequence.
+
+    Args:
+        model: whose layers.
+        lengths: tokens of each sequence.
+        causal: as for `flops`.
+        projections: what the last layer still makes of all tokens: queries, keys and values (3), keys and values (2, in
+            a trace), or none of them (0, see `reward_model.absorbed`).
+    """
     config = model.config.get_text_config()
-    layers = config.num_hidden_layers
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
     whole = flops(model, lengths, causal=causal)
     last_linear = 2 * sum(width * height for width, height in linears(model)) / layers
-    states = 2 * config.hidden_size * (config.num_attention_heads + 2 * key_heads) * head_size
+    per_head = 2 * config.hidden_size * head_size
+    states = per_head * {3: heads + 2 * key_heads, 2: 2 * key_heads, 0: 0}[projections]
     spared = sum(length - 1 for length in lengths) * (last_linear - states)
-    pairs = 4 * config.num_attention_heads * head_size * sum(length * (length - 1) for length in lengths)
-    return float(whole - spared - (pairs / 2 if causal else pairs))
+    of_pair = 4 * heads * head_size / (2 if causal else 1)
+    pairs = of_pair * sum(length * (length - 1) for length in lengths)
+    # Where the states themselves are looked at, each head does so over their whole width.
+    wider = 0 if projections else 4 * heads * (config.hidden_size - head_size) * sum(lengths)
+    return float(whole - spared - pairs + wider)

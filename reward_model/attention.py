@@ -91,7 +91,8 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     key, value = layout.states or (key, value)
     if (trace := notes()) is not None:
         empty = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
-        return trace.add(Leaf(_noted(layout, rule), lambda: empty, of_layout=True), query, key, value), None
+        owner = None if layout.states is None else rule
+        return trace.add(Leaf(_noted(layout, rule), lambda: empty, True, owner), query, key, value), None
     return _of_row(query, key, value, layout, rule), None
 
 

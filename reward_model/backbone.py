@@ -36,6 +36,7 @@ _ROUNDING = 0.05
 
 #: Of a reason.
 _TRACED = "; operations are called without the Python of the model's modules"
+_ABSORBED = "; in longer batches the last layer makes neither keys nor values"
 
 
 class Backbone(Protocol):
@@ -193,7 +194,7 @@ class PackedBackbone:
             log.info("the model is run module by module, which is slower for short inputs: %s", described(error))
             return
         if _TRACED not in self.reason:
-            self.reason += _TRACED
+            self.reason += _TRACED + (_ABSORBED if self.traced.absorbs else "")
 
     def padding(self, lengths: Sequence[int]) -> int:
         """To fill the row up, to a graph's size or as `sizes` says."""

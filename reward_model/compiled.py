@@ -17,7 +17,10 @@ from reward_model.precision import has_amx, has_avx512_bf16
 log = logging.getLogger(__name__)
 
 #: Of the kernels' arguments; csrc/attention.c says the same.
-VERSION = 2
+VERSION = 3
+#: What those that take their arguments one by one take: pointers, numbers of 64 bits, floats and ints.
+_TAKE = {"reward_model_norm": "ppppppnnnfii", "reward_model_gated": "pppnnnnii", "reward_model_rotated": "ppppnnnnni"}
+_TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "f": ctypes.c_float, "i": ctypes.c_int}
 
 
 def is_compiled_for(device: torch.device, dtype: torch.dtype) -> bool:
@@ -46,6 +49,8 @@ def _load() -> ctypes.CDLL:
     if getattr(found, f"reward_model_version_{VERSION}", None) is None:
         msg = f"{built[0]} is of another version: install the package anew"
         raise OSError(msg)
+    for name, types in _TAKE.items():
+        getattr(found, name).argtypes = [_TYPES[one] for one in types]
     return found
 
 

@@ -26,11 +26,13 @@ class Leaf:
         compute: called with the tensors; where `of_layout` says so, with the batch's layout behind them.
         empty: makes a tensor with the shape, dtype and strides of the result.
         of_layout: whether it wants the layout.
+        owner: what comes before the tensors, as the module does whose method it is.
     """
 
     compute: Callable[..., Tensor]
     empty: Callable[[], Tensor]
     of_layout: bool = False
+    owner: object = None
 
 
 class Notes:
@@ -86,7 +88,8 @@ def leaf(empty: Callable[..., Tensor]) -> Callable[[Compute], Compute]:
             def call(*tensors: Tensor) -> Tensor:
                 return compute(*before, *tensors, *behind)
 
-            return _thread.notes.add(Leaf(call, lambda: empty(*args)), *(args[i] for i in places))
+            made = Leaf(call, lambda: empty(*args), owner=before[0] if before else None)
+            return _thread.notes.add(made, *(args[i] for i in places))
 
         return compute_or_note  # type: ignore[return-value]
 

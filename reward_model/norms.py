@@ -4,7 +4,6 @@ transformers writes an RMS norm as half a dozen operations, each of which reads 
 a module is, is tried. Knows modules and rows, not models.
 """
 
-import ctypes
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,17 +37,35 @@ class Norm:
         """[..., size] -> the same."""
         if not is_compiled_for(x.device, x.dtype):
             return self._by_torch(x)
+        return self._in_one_pass(x)
+
+    def of_sum(self, x: Tensor, y: Tensor) -> Tensor:
+        """The norm of x + y, of the same shape, to the last bit."""
+        if not is_compiled_for(x.device, x.dtype):
+            return self._by_torch(x + y)
+        return self._in_one_pass(x, y)
+
+    def of_kept_sum(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of x and y, of the same shape, and its norm, to the last bit."""
+        if not is_compiled_for(x.device, x.dtype):
+            return x + y, self._by_torch(x + y)
+        total = torch.empty_like(x, memory_format=torch.contiguous_format)
+        return total, self._in_one_pass(x, y, total)
+
+    def _in_one_pass(self, x: Tensor, y: Tensor | None = None, total: Tensor | None = None) -> Tensor:
+        """Of x, or x + y, which is written to `total`."""
         kernels, size = shared_object(), x.shape[-1]
         assert kernels is not None
         assert size == len(self.weight)
-        rows = x.reshape(-1, size)
-        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        assert y is None or (y.shape, y.dtype) == (x.shape, x.dtype)
+        rows = x if x.is_contiguous() else x.reshape(-1, size)
+        rows = rows if rows.stride(-1) == 1 else rows.contiguous()
+        y = y if y is None else y.contiguous()
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        pointers = (ctypes.c_void_p(one.data_ptr()) for one in (rows, out, self.weight, self.bias))
-        numbers = (ctypes.c_int64(number) for number in (len(rows), size, rows.stride(0)))
-        kernels.reward_model_norm(
-            *pointers, *numbers, ctypes.c_float(self.epsilon), self.centred, torch.get_num_threads()
-        )
+        pointers = (None if one is None else one.data_ptr() for one in (rows, y, total, out, self.weight, self.bias))
+        stride = size if rows.dim() != 2 else rows.stride(0)
+        numbers = (x.numel() // size, size, stride)
+        kernels.reward_model_norm(*pointers, *numbers, self.epsilon, self.centred, torch.get_num_threads())
         return out
 
     def _by_torch(self, x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ long as its matrix products do where those are fast. For bf16 on a CPU the kerne
 `triton_kernels`. Knows tensors, not models.
 """
 
-import ctypes
 from enum import IntEnum
 
 import torch
@@ -52,7 +51,7 @@ def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
         return out
     kernels = shared_object()
     assert kernels is not None
-    numbers = (ctypes.c_int64(one) for one in (len(gates), size, gates.stride(0), ups.stride(0)))
+    numbers = (len(gates), size, gates.stride(0), ups.stride(0))
     kernels.reward_model_gated(*_pointers(gates, ups, out), *numbers, int(activation), torch.get_num_threads())
     return out
 
@@ -94,10 +93,10 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         assert cos.shape == sin.shape == (1, tokens, head_size)
         assert cos.is_contiguous()
         assert sin.is_contiguous()
-        numbers = (ctypes.c_int64(one) for one in (tokens, heads, head_size // 2, x.stride(2), x.stride(1)))
+        numbers = (tokens, heads, head_size // 2, x.stride(2), x.stride(1))
         kernels.reward_model_rotated(*_pointers(x, out, cos, sin), *numbers, torch.get_num_threads())
     return out.transpose(0, 1).unsqueeze(0)
 
 
-def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(one.data_ptr()) for one in tensors]
+def _pointers(*tensors: Tensor) -> list[int]:
+    return [one.data_ptr() for one in tensors]

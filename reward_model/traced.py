@@ -2,9 +2,10 @@
 
 For a short input on a CPU that Python takes longer than what it calls, and threads that compute wait for each other in
 it. So the model is run once on tensors that have no values and any number of tokens (make_fx, the tracer under
-torch.export), and what it calls on the way is written down as one function. Nothing is compiled, and each operation
-does what it did before. A model that looks into values, or does something else for other numbers of tokens, cannot be
-traced. Knows rows and their layouts, neither models nor scores.
+torch.export), and what it calls on the way is written down as one function. Nothing is compiled, and the states are
+those of the modules to the last bit, but for where `absorbed` has a shorter way to them. A model that looks into
+values, or does something else for other numbers of tokens, cannot be traced. Knows rows and their layouts, neither
+models nor scores.
 """
 
 import gc
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from reward_model.absorbed import FEWEST_TOKENS, absorb
+from reward_model.fusion import fuse_sums_into_norms
 from reward_model.leaves import LEAF, Notes, noting
 from reward_model.packing import pack
 from reward_model.spans import Layout, Span
@@ -28,8 +31,8 @@ from reward_model.spans import Layout, Span
 _TOKENS, _READ = 37, 5
 #: Share of the largest state by which a replay may differ; it is the same operations.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.05}
-#: What a trace is tried with: the usual request, several sequences, a single token, more of them than it was made with.
-_TRIED = ([[1, 2, 3]], [[1, 2, 3, 4], [5], [3, 2, 1]], [[2]], [[1 + i % 5, 2] for i in range(2 * _READ)])
+#: What a trace is tried with: the usual request, several sequences, a single token, more than it was made with.
+_TRIED = ([[1, 2, 3]], [[1, 2, 3, 4], [5], [3, 2, 1]], [[2]], [[1 + i % 5, 2] for i in range(FEWEST_TOKENS // 2)])
 #: The tracer changes classes and settings of torch for all threads while it runs.
 _one_at_a_time = threading.Lock()
 #: What stands for the spans of any batch.
@@ -55,6 +58,9 @@ class Traced:
         forward: what is traced; it must go on existing as it is.
         reads: whether the layouts that it will get say which tokens are read.
 
+    Attributes:
+        absorbs: attention of tokens that are read makes no keys and values, see `absorbed`.
+
     Raises:
         Exception: whatever comes of running it without values; `Untraceable` among others.
     """
@@ -62,7 +68,7 @@ class Traced:
     def __init__(self, forward: Forward, *, reads: bool) -> None:
         self.reads = reads
         with _one_at_a_time, _leaving_no_garbage():
-            self._replay = _trace(forward, reads=reads)
+            self._replay, self.absorbs = _trace(forward, reads=reads)
         for sequences in _TRIED:
             self._try(forward, sequences)
 
@@ -92,8 +98,8 @@ class Traced:
         return type(None), ()
 
 
-def _trace(forward: Forward, *, reads: bool) -> Callable[..., Tensor]:
-    """A function of input, position and segment ids, the rows that are read, and the layout."""
+def _trace(forward: Forward, *, reads: bool) -> tuple[Callable[..., Tensor], bool]:
+    """A function of input, position and segment ids, the rows that are read, and the layout; see also `absorbs`."""
 
     def run(input_ids: Tensor, position_ids: Tensor, segment_ids: Tensor, rows: Tensor) -> Tensor:
         read = Layout((_PLACE,), rows.shape[0]) if reads else None
@@ -110,9 +116,11 @@ def _trace(forward: Forward, *, reads: bool) -> Callable[..., Tensor]:
         msg = f"it does something else for other numbers of tokens: {conditions[0].expr}"
         raise Untraceable(msg)
     _without_copies(module.graph)
+    fuse_sums_into_norms(module.graph, notes)
+    absorbs = absorb(module.graph, notes)
     _put_leaves(module.graph, notes)
     module.graph.eliminate_dead_code()
-    return _function(module)
+    return _function(module), absorbs
 
 
 def _put_leaves(graph: Graph, notes: Notes) -> None:

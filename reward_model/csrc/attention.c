@@ -9,6 +9,8 @@
 
 #include "tiles.h"
 
+enum { FAR = INT32_MAX /* as many positions away as any key may be */ };
+
 /* One of `reward_model.native`'s spans: query rows, the position of the first among its keys, and ranges of keys. */
 typedef struct {
     int32_t start, stop, position, first_range, last_range;
@@ -69,12 +71,12 @@ static float softmax(const float *logits, bf16 *weights, int64_t width, int64_t 
 
 /* Up to 16 queries of one head, the first of them row `first`. */
 static void attend(const Attention *a, const Span *span, int64_t keys, int64_t head, int64_t first, const Room *room) {
-    Multiply *multiply = a->amx ? by_amx : by_avx512;
+    void (*multiply)(const Product *) = a->amx ? by_amx : by_avx512;
     int64_t queries = least(LANES, span->stop - first), position = span->position + first - span->start;
-    int64_t before = a->window ? a->window - 1 : keys, after = a->causal ? 0 : before;
+    int64_t before = a->window ? a->window - 1 : FAR, after = a->causal ? 0 : before;
     /* What any of them sees, in whole tiles. */
     int64_t low = most(0, position - before) / PAIRS * PAIRS;
-    int64_t width = round_up(least(keys, position + queries + after) - low, PAIRS);
+    int64_t seen = least(keys, position + queries + after) - low, width = round_up(seen, PAIRS);
     /* Rows at powers of two would share their places in the cache. */
     int64_t pitch = width + PAIRS, steps = round_up(a->head_size, PAIRS) / PAIRS;
     int64_t columns = round_up(a->value_size, PAIRS) / LANES;
@@ -86,15 +88,21 @@ static void attend(const Attention *a, const Span *span, int64_t keys, int64_t h
                 room->queries + i * steps * PAIRS + at,
                 i < queries ? _mm512_maskz_loadu_epi16(first32(a->head_size - at), query + i * a->query_row + at)
                             : _mm512_setzero_si512());
-    multiply(room->logits, pitch, room->queries, steps * PAIRS, room->keys + low / LANES * steps * TILE, 1, steps, steps,
-             width / LANES);
+    multiply(&(Product){
+        .out = room->logits, .out_row = pitch, .left = room->queries, .left_row = steps * PAIRS,
+        .tiles = room->keys + low / LANES * steps * TILE, .down = 1, .right = steps,
+        .rows = queries, .pairs = round_up(a->head_size, 2) / 2, .columns = round_up(seen, LANES) / LANES,
+    });
     float sums[LANES];
     for (int64_t i = 0; i < queries; i++) {
         int64_t from = most(0, position + i - before), to = least(keys, position + i + after + 1);
         sums[i] = softmax(room->logits + i * pitch, room->weights + i * pitch, width, from - low, to - low, a->scale);
     }
-    multiply(room->products, columns * LANES, room->weights, pitch, room->values + low / PAIRS * columns * TILE, columns,
-             1, width / PAIRS, columns);
+    multiply(&(Product){
+        .out = room->products, .out_row = columns * LANES, .left = room->weights, .left_row = pitch,
+        .tiles = room->values + low / PAIRS * columns * TILE, .down = columns, .right = 1,
+        .rows = queries, .pairs = round_up(seen, 2) / 2, .columns = round_up(a->value_size, LANES) / LANES,
+    });
     for (int64_t i = 0; i < queries; i++) {
         bf16 *out = a->out + ((first + i) * a->heads + head) * a->value_size;
         __m512 share = _mm512_set1_ps(1.0f / sums[i]);
@@ -165,7 +173,7 @@ static int64_t most_keys(const Attention *a) {
 }
 
 /* Its name is the version of all kernels' arguments, which reward_model/compiled.py asks for: change both with them. */
-void reward_model_version_2(void) {}
+void reward_model_version_3(void) {}
 
 /* 0, or 1 where there was no memory for it. */
 int reward_model_attention(const Attention *a) {

@@ -4,6 +4,8 @@
 
 #include "lanes.h"
 
+enum { FEW = 16 /* rows that one thread is done with before another has begun */ };
+
 static inline float sum_of(const bf16 *x, int64_t size) {
     __m512 sum = _mm512_setzero_ps(), more = sum;
     int64_t i = 0;
@@ -44,10 +46,25 @@ static inline void norm(const bf16 *x, bf16 *out, int64_t size, const float *wei
     }
 }
 
-/* `rows` of `size`, apart by `stride` in x and side by side in out. */
-void reward_model_norm(const bf16 *x, bf16 *out, const float *weight, const float *bias, int64_t rows, int64_t size,
-                       int64_t stride, float epsilon, int centred, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; row++)
-        norm(x + row * stride, out + row * size, size, weight, bias, epsilon, centred);
+static inline void add(const bf16 *x, const bf16 *y, bf16 *sum, int64_t size) {
+    for (int64_t i = 0; i < size; i += LANES) {
+        __mmask16 some = first16(size - i);
+        store(sum + i, some, _mm512_add_ps(load(x + i, some), load(y + i, some)));
+    }
+}
+
+/* `rows` of `size`, apart by `stride` in x and side by side elsewhere; where there is a y, of x + y, which is kept in
+ * `sum` if that is somewhere. */
+void reward_model_norm(const bf16 *x, const bf16 *y, bf16 *sum, bf16 *out, const float *weight, const float *bias,
+                       int64_t rows, int64_t size, int64_t stride, float epsilon, int centred, int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows > FEW)
+    for (int64_t row = 0; row < rows; row++) {
+        const bf16 *from = x + row * stride;
+        if (y) {
+            bf16 *both = (sum ? sum : out) + row * size;
+            add(from, y + row * size, both, size);
+            from = both;
+        }
+        norm(from, out + row * size, size, weight, bias, epsilon, centred);
+    }
 }

@@ -74,61 +74,73 @@ static void lay_out_values(const bf16 *value, int64_t stride, const int32_t *row
             }
 }
 
-/* [16, 16 * columns] fp32 = [16, 32 * steps] bf16 times tiles, of which the one for a step and column is tile number
- * step * down + column * right; `columns` is even, rows are apart by so many of their own. */
-typedef void Multiply(float *out, int64_t out_row, const bf16 *left, int64_t left_row, const bf16 *tiles, int64_t down,
-                      int64_t right, int64_t steps, int64_t columns);
+/* What is multiplied: [16, 2 * pairs] bf16, of which the first `rows` rows count, by tiles, of which the one for 16 pairs
+ * and a column of 16 is tile number step * down + column * right. Rows are apart by so many of their own. */
+typedef struct {
+    float *out; /* [16, 16 * columns, an even number]; what does not count is undefined */
+    int64_t out_row;
+    const bf16 *left; /* as wide as whole tiles */
+    int64_t left_row;
+    const bf16 *tiles;
+    int64_t down, right;
+    int64_t rows, pairs, columns;
+} Product;
 
-static void by_amx(float *out, int64_t out_row, const bf16 *left, int64_t left_row, const bf16 *tiles, int64_t down,
-                   int64_t right, int64_t steps, int64_t columns) {
+static void by_amx(const Product *p) {
+    int64_t steps = round_up(p->pairs, LANES) / LANES;
     /* Compilers do not know that tiles are loaded from memory. */
     __asm__ volatile("" ::: "memory");
-    for (int64_t column = 0; column < columns; column += 2) {
+    for (int64_t column = 0; column < p->columns; column += 2) {
         _tile_zero(0);
         _tile_zero(1);
         for (int64_t step = 0; step < steps; step++) {
-            const bf16 *tile = tiles + (step * down + column * right) * TILE;
-            _tile_loadd(2, left + step * PAIRS, left_row * sizeof(bf16));
+            const bf16 *tile = p->tiles + (step * p->down + column * p->right) * TILE;
+            _tile_loadd(2, p->left + step * PAIRS, p->left_row * sizeof(bf16));
             _tile_loadd(3, tile, PAIRS * sizeof(bf16));
-            _tile_loadd(4, tile + right * TILE, PAIRS * sizeof(bf16));
+            _tile_loadd(4, tile + p->right * TILE, PAIRS * sizeof(bf16));
             _tile_dpbf16ps(0, 2, 3);
             _tile_dpbf16ps(1, 2, 4);
         }
-        _tile_stored(0, out + column * LANES, out_row * sizeof(float));
-        _tile_stored(1, out + (column + 1) * LANES, out_row * sizeof(float));
+        _tile_stored(0, p->out + column * LANES, p->out_row * sizeof(float));
+        _tile_stored(1, p->out + (column + 1) * LANES, p->out_row * sizeof(float));
     }
 }
 
 enum { HALF = LANES / 2 };
 
-static void by_avx512(float *out, int64_t out_row, const bf16 *left, int64_t left_row, const bf16 *tiles, int64_t down,
-                      int64_t right, int64_t steps, int64_t columns) {
-    /* 8 rows by 2 columns at a time: what is loaded of the left matrix is used twice. */
-    for (int64_t column = 0; column < columns; column += 2)
-        for (int64_t first = 0; first < LANES; first += HALF) {
-            __m512 sums[HALF], more[HALF];
-            for (int i = 0; i < HALF; i++) sums[i] = more[i] = _mm512_setzero_ps();
-            for (int64_t step = 0; step < steps; step++) {
-                const bf16 *tile = tiles + (step * down + column * right) * TILE;
-                const bf16 *from = left + first * left_row + step * PAIRS;
-                for (int pair = 0; pair < LANES; pair++) {
-                    __m512bh row = (__m512bh)_mm512_load_si512(tile + pair * PAIRS);
-                    __m512bh other = (__m512bh)_mm512_load_si512(tile + right * TILE + pair * PAIRS);
+/* 8 rows from `first` on by one or two columns: what is loaded of the left matrix is used for both. */
+static inline __attribute__((always_inline)) void part(const Product *p, int64_t first, int64_t column, int two) {
+    __m512 sums[HALF], more[HALF];
+    for (int i = 0; i < HALF; i++) sums[i] = more[i] = _mm512_setzero_ps();
+    for (int64_t step = 0; step * LANES < p->pairs; step++) {
+        const bf16 *tile = p->tiles + (step * p->down + column * p->right) * TILE;
+        const bf16 *from = p->left + first * p->left_row + step * PAIRS;
+        int64_t pairs = least(LANES, p->pairs - step * LANES);
+        for (int64_t pair = 0; pair < pairs; pair++) {
+            __m512bh row = (__m512bh)_mm512_load_si512(tile + pair * PAIRS), other = row;
+            if (two) other = (__m512bh)_mm512_load_si512(tile + p->right * TILE + pair * PAIRS);
 #pragma GCC unroll 8
-                    for (int i = 0; i < HALF; i++) {
-                        int32_t both;
-                        memcpy(&both, from + i * left_row + 2 * pair, sizeof both);
-                        __m512bh twice = (__m512bh)_mm512_set1_epi32(both);
-                        sums[i] = _mm512_dpbf16_ps(sums[i], row, twice);
-                        more[i] = _mm512_dpbf16_ps(more[i], other, twice);
-                    }
-                }
-            }
             for (int i = 0; i < HALF; i++) {
-                _mm512_store_ps(out + (first + i) * out_row + column * LANES, sums[i]);
-                _mm512_store_ps(out + (first + i) * out_row + (column + 1) * LANES, more[i]);
+                int32_t both;
+                memcpy(&both, from + i * p->left_row + 2 * pair, sizeof both);
+                __m512bh twice = (__m512bh)_mm512_set1_epi32(both);
+                sums[i] = _mm512_dpbf16_ps(sums[i], row, twice);
+                if (two) more[i] = _mm512_dpbf16_ps(more[i], other, twice);
             }
         }
+    }
+    float *out = p->out + first * p->out_row + column * LANES;
+    for (int i = 0; i < HALF; i++) {
+        _mm512_store_ps(out + i * p->out_row, sums[i]);
+        if (two) _mm512_store_ps(out + i * p->out_row + LANES, more[i]);
+    }
+}
+
+static void by_avx512(const Product *p) {
+    for (int64_t column = 0; column + 1 < p->columns; column += 2)
+        for (int64_t first = 0; first < p->rows; first += HALF) part(p, first, column, 1);
+    if (p->columns % 2)
+        for (int64_t first = 0; first < p->rows; first += HALF) part(p, first, p->columns - 1, 0);
 }
 
 /* AMX's own: the first palette, 8 tiles of 16 rows of 64 bytes. */

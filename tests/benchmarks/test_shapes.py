@@ -28,3 +28,6 @@ def test_what_is_spared_is_most_of_the_last_layer(name: str) -> None:
     spared = 1 - shapes.flops_read_only(model, [200]) / shapes.flops(model, [200])
     assert 0.6 / layers < spared < 1 / layers
     assert shapes.flops_read_only(model, [1]) == shapes.flops(model, [1])
+    left = [shapes.flops_read_only(model, [200], projections=number) for number in (3, 2, 0)]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] > (1 - 1 / layers) * shapes.flops(model, [200])

@@ -72,6 +72,23 @@ def test_one_large_weight_does_not_hide_how_the_others_are_meant(kind: type[nn.M
     torch.testing.assert_close(parent(rows), expected, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("rows", [3, 40])
+@pytest.mark.parametrize("size", [1, 16, 33, 384])
+def test_of_a_sum_it_is_the_same_to_the_last_bit(size: int, rows: int) -> None:
+    torch.manual_seed(0)
+    parent = nn.Sequential(trained(layer_norm, size))
+    assert pack_norms(parent)
+    norm = parent[0].norm
+    x, y = torch.randn(2, rows, 2, size).bfloat16(), torch.randn(2, 2, rows, size).bfloat16().transpose(1, 2)
+    for left, right in ((x, y), (x[:, :, 0], y[:, :, 1]), (y, x)):
+        expected = norm(left + right)
+        assert torch.equal(norm.of_sum(left, right), expected)
+        total, normed = norm.of_kept_sum(left, right)
+        assert torch.equal(normed, expected)
+        assert torch.equal(total, left + right)
+        assert total.is_contiguous()
+
+
 def test_a_bias_of_another_shape_is_not_read() -> None:
     module = WithBias(24).bfloat16()
     parent = nn.Sequential(module)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
-from reward_model import gates, norms, pointwise, readout, rotary
+from reward_model import absorbed, gates, norms, pointwise, readout, rotary
 from reward_model.leaves import leaf, notes, noting
 from reward_model.linear import PackedLinear
 from reward_model.model import RewardModel
@@ -82,7 +82,8 @@ def test_every_architecture_gives_the_states_of_its_modules(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "gpt2", "qwen3", "gemma2", *MIXTURES])
-def test_in_bf16_with_whatever_kernels_there_are(kind: str) -> None:
+def test_in_bf16_with_whatever_kernels_there_are(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(absorbed, "FEWEST_TOKENS", 1000)
     assert_traced_like_its_modules(frozen(kind, "bfloat16"))
 
 

@@ -1,0 +1,95 @@
+"""Attention without keys and values against the same with them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from reward_model import absorbed
+from reward_model.absorbed import Absorbed
+from reward_model.compiled import is_compiled_for
+from reward_model.kernels import Rule
+from reward_model.linear import PackedLinear
+from reward_model.model import RewardModel
+from reward_model.packing import pack
+from reward_model.precision import choose_precision
+from reward_model.rendering import Rendered
+from reward_model.spans import Layout
+from tests.architectures import VOCABULARY, tiny_network
+
+pytestmark = pytest.mark.skipif(
+    not is_compiled_for(torch.device("cpu"), torch.bfloat16),
+    reason="the CPU lacks AVX-512 BF16, or there was no C compiler",
+)
+
+
+def unused(*_: object) -> Tensor:
+    msg = "keys and values were made"
+    raise AssertionError(msg)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("heads", "head_size", "value_size", "width"), [(12, 32, 32, 384), (3, 20, 8, 60), (20, 4, 4, 80)]
+)
+def test_it_is_attention_over_projected_states(
+    heads: int, head_size: int, value_size: int, width: int, *, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    lengths = (1, 2, 15, 16, 33, 170)
+    layout = Layout.of(pack([[1] * n for n in lengths]), [sum(lengths[:i]) for i in range(len(lengths))])
+    assert layout.read is not None
+    sizes = (heads * head_size, heads * value_size)
+    weights = [torch.randn(size, width).bfloat16() * width**-0.5 for size in sizes]
+    biases = [torch.randn(size).bfloat16() if bias else None for size in sizes]
+    key, value = (PackedLinear(*one) for one in zip(weights, biases, strict=True))
+    states, query = (
+        torch.randn(1, layout.tokens, width).bfloat16(),
+        torch.randn(1, heads, layout.read.tokens, head_size),
+    )
+    query = query.bfloat16()
+    rule = Rule(head_size**-0.5, causal=False)
+    measured = Absorbed(unused, rule, key, value, heads).attend(query, states, layout)
+    assert measured.shape == (1, layout.read.tokens, heads, value_size)
+    assert measured.is_contiguous()
+    x = states[0].double()
+    keys, values = (
+        (x @ weight.double().T + (0 if one is None else one.double())).view(len(x), heads, -1).transpose(0, 1)
+        for weight, one in zip(weights, biases, strict=True)
+    )
+    for i, span in enumerate(layout.read.spans):
+        seen = slice(*span.keys[0])
+        logits = torch.einsum("hd,htd->ht", query[0, :, i].double(), keys[:, seen]) * rule.scale
+        expected = torch.einsum("ht,htd->hd", logits.softmax(-1), values[:, seen])
+        assert (measured[0, i].double() - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra", "xlm-roberta"])
+def test_encoders_score_as_exactly_with_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [
+        Rendered(None, [3 + (7 * i + j * j) % (VOCABULARY - 3) for j in range(n)]) for i, n in enumerate(range(1, 40))
+    ]
+    exact = [
+        one.value for one in RewardModel(tiny_network(kind), choose_precision("cpu", "float32")).freeze().score(inputs)
+    ]
+    model = RewardModel(tiny_network(kind), choose_precision("cpu", "bfloat16")).freeze()
+    assert model.backbone.traced is not None
+    assert model.backbone.traced.absorbs
+    assert "neither keys nor values" in model.backbone.reason
+    errors = []
+    for fewest in (10**6, 0):
+        monkeypatch.setattr(absorbed, "FEWEST_TOKENS", fewest)
+        scores = torch.tensor([one.value for one in model.score(inputs)])
+        errors.append((scores - torch.tensor(exact)).square().mean().sqrt())
+    plain, measured = errors
+    assert measured != plain
+    assert measured < 1.3 * plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("bert", "float32"), ("modernbert", "bfloat16"), ("opt", "bfloat16"), ("qwen3", "bfloat16")]
+)
+def test_what_else_looks_at_keys_keeps_them(kind: str, dtype: str) -> None:
+    model = RewardModel(tiny_network(kind), choose_precision("cpu", dtype)).freeze()
+    assert model.backbone.traced is not None
+    assert not model.backbone.traced.absorbs
+    assert "neither keys nor values" not in model.backbone.reason
