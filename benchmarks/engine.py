@@ -82,9 +82,7 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     timed = {name: partial(seconds, run) for name, run in (candidates | products).items()}
     sample = alternate(timed, flags.rounds)
     lengths = [len(ids) for ids in sequences]
-    traced = engine.backbone.traced
-    projections = 3 if traced is None else 0 if traced.absorbs else 2
-    useful, computed = shapes.flops(plain, lengths), shapes.flops_read_only(plain, lengths, projections=projections)
+    useful, computed = shapes.flops(plain, lengths), _computed(plain, engine, lengths)
     peaks = {
         name: (2 * rows * width * height / sample[name].low, name) for name, (rows, width, height) in _sizes(plain)
     }
@@ -97,7 +95,7 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     for candidate in candidates:
         one = sample[candidate]
         share = useful / one.median / peak
-        of_computed = computed / one.median / peak if candidate.startswith(("engine", "deterministic")) else share
+        of_computed = computed / one.median / peak if candidate.startswith("engine") else share
         rate = f"{len(lengths) / one.median:.1f} ({len(lengths) / one.high:.1f} to {len(lengths) / one.low:.1f})"
         ratio = ratio_of(one, first)
         print(
@@ -110,6 +108,13 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
             "ratio": ratio.median,
         }
     return table
+
+
+def _computed(plain: PreTrainedModel, engine: RewardModel, lengths: Sequence[int]) -> float:
+    """Operations of the engine, in large batches."""
+    traced = engine.backbone.traced
+    projections = 3 if traced is None else 0 if traced.absorbs else 2
+    return shapes.flops_read_only(plain, lengths, projections=projections)
 
 
 def plain_model(name: str, dtype: torch.dtype) -> PreTrainedModel:

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from reward_model.compiled import is_compiled_for
 from reward_model.kernels import Rule, States
 from reward_model.leaves import LEAF, Notes
 from reward_model.linear import PackedLinear
-from reward_model.native import by_native
+from reward_model.native import by_native, native_can
 from reward_model.spans import Layout, Span
 
-#: Tokens below which to compute keys and values is as fast.
-FEWEST_TOKENS = 128
+#: Tokens, of a batch and for each query, below which to make keys and values is as fast or takes less memory.
+FEWEST_TOKENS, FEWEST_FOR_EACH = 128, 32
 #: Attention of read queries: their tensor, keys, values, and the layout of the batch.
 OfRead = Callable[[Tensor, Tensor, Tensor, Layout], Tensor]
 
@@ -45,11 +44,11 @@ class Absorbed:
 
     def attend(self, query: Tensor, states: Tensor, layout: Layout) -> Tensor:
         """[1, heads, n, head_size] and [1, T, d] -> [1, n, heads, head_size of the values]."""
-        if states.shape[1] < FEWEST_TOKENS:
-            key, value = (self._split(one(states)) for one in (self._key, self._value))
+        (_, tokens, width), n = states.shape, query.shape[2]
+        if tokens < max(FEWEST_TOKENS, FEWEST_FOR_EACH * n):
+            key, value = (self._split(one.forward(states)) for one in (self._key, self._value))
             return self._of_read(query, key, value, layout)
         assert layout.read is not None
-        n, width = query.shape[2], states.shape[2]
         absorbed = (query[0].float() @ self._from_query).transpose(0, 1).reshape(1, n * self._heads, width)
         rows = _heads_as_queries(layout.read, self._heads)
         seen = by_native(absorbed.to(states.dtype), States(states, states), rows, self._rule)
@@ -62,9 +61,9 @@ class Absorbed:
 
 def _by_heads(linear: PackedLinear, heads: int) -> tuple[Tensor, Tensor]:
     """Weight, [heads, head_size, in], and bias, [heads, 1, head_size], in fp32."""
-    plain = linear.unpacked()
-    bias = dict(plain.named_parameters()).get("bias", torch.zeros(plain.out_features)).detach()
-    return plain.weight.detach().float().view(heads, -1, plain.in_features), bias.float().view(heads, 1, -1)
+    weight, bias = linear.dense()
+    bias = weight.new_zeros(linear.out_features) if bias is None else bias
+    return weight.float().view(heads, -1, linear.in_features), bias.float().view(heads, 1, -1)
 
 
 def _heads_as_queries(read: Layout, heads: int) -> Layout:
@@ -115,12 +114,10 @@ def _projection(states: Any, notes: Notes) -> tuple[PackedLinear, Node] | None:
     return linear, cut.args[0].args[1][0]
 
 
-def _fits(query: Node, states: Sequence[Node], rule: Rule) -> bool:
+def _fits(query: Any, states: Sequence[Node], rule: Rule) -> bool:
     """Whether there is a kernel for it, and each head has keys and values of its own."""
-    tensors = [one.meta["val"] for one in (query, *states)]
-    plain = rule.softcap is None and not rule.dropout and rule.scale > 0
-    heads = {int(one.shape[1]) for one in tensors}
-    return plain and len(heads) == 1 and is_compiled_for(tensors[0].device, tensors[0].dtype)
+    query, key, value = (one.meta["val"] for one in (query, *states))
+    return native_can(query, States(key, value), rule) and query.shape[1] == key.shape[1] == value.shape[1]
 
 
 def _owner(node: Any, notes: Notes) -> object:

@@ -26,7 +26,7 @@ class Leaf:
         compute: called with the tensors; where `of_layout` says so, with the batch's layout behind them.
         empty: makes a tensor with the shape, dtype and strides of the result.
         of_layout: whether it wants the layout.
-        owner: what comes before the tensors, as the module does whose method it is.
+        owner: whose it is, for who rewrites traces: a method's module, or the rule of attention of read queries.
     """
 
     compute: Callable[..., Tensor]

@@ -53,13 +53,17 @@ class PackedLinear(nn.Module):
         )
         return result
 
+    def dense(self) -> tuple[Tensor, Tensor | None]:
+        """Weight, [out, in], laid out as usual, and bias, [out]."""
+        return self._weight.to_dense(), self._bias
+
     def unpacked(self) -> nn.Linear:
         """The plain layer."""
-        weight: Tensor = self._weight.to_dense()
-        linear = nn.Linear(self.in_features, self.out_features, bias=self._bias is not None, dtype=weight.dtype)
+        weight, bias = self.dense()
+        linear = nn.Linear(self.in_features, self.out_features, bias=bias is not None, dtype=weight.dtype)
         linear.weight.data = weight
-        if self._bias is not None:
-            linear.bias.data = self._bias
+        if bias is not None:
+            linear.bias.data = bias
         return linear.requires_grad_(requires_grad=False)
 
     def extra_repr(self) -> str:

@@ -48,7 +48,7 @@ class Norm:
     def of_kept_sum(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of x and y, of the same shape, and its norm, to the last bit."""
         if not is_compiled_for(x.device, x.dtype):
-            return x + y, self._by_torch(x + y)
+            return (total := x + y), self._by_torch(total)
         total = torch.empty_like(x, memory_format=torch.contiguous_format)
         return total, self._in_one_pass(x, y, total)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from reward_model.absorbed import FEWEST_TOKENS, absorb
+from reward_model.absorbed import FEWEST_FOR_EACH, FEWEST_TOKENS, absorb
 from reward_model.fusion import fuse_sums_into_norms
 from reward_model.leaves import LEAF, Notes, noting
 from reward_model.packing import pack
@@ -29,10 +29,16 @@ from reward_model.spans import Layout, Span
 
 #: Tokens and read tokens of a trace: any will do, if they differ from each other and from everything else.
 _TOKENS, _READ = 37, 5
-#: Share of the largest state by which a replay may differ; it is the same operations.
+#: Share of the largest state by which a replay may differ; but for `absorbed` it is the same operations.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.05}
-#: What a trace is tried with: the usual request, several sequences, a single token, more than it was made with.
-_TRIED = ([[1, 2, 3]], [[1, 2, 3, 4], [5], [3, 2, 1]], [[2]], [[1 + i % 5, 2] for i in range(FEWEST_TOKENS // 2)])
+#: What a trace is tried with: the usual request, several sequences, a single token, many, long ones.
+_TRIED = (
+    [[1, 2, 3]],
+    [[1, 2, 3, 4], [5], [3, 2, 1]],
+    [[2]],
+    [[1 + i % 5, 2] for i in range(2 * _READ)],
+    [[1 + i * j % 7 for j in range(FEWEST_FOR_EACH)] for i in range(FEWEST_TOKENS // FEWEST_FOR_EACH)],
+)
 #: The tracer changes classes and settings of torch for all threads while it runs.
 _one_at_a_time = threading.Lock()
 #: What stands for the spans of any batch.
@@ -115,9 +121,11 @@ def _trace(forward: Forward, *, reads: bool) -> tuple[Callable[..., Tensor], boo
     if conditions := module.shape_env.guards:
         msg = f"it does something else for other numbers of tokens: {conditions[0].expr}"
         raise Untraceable(msg)
-    _without_copies(module.graph)
-    fuse_sums_into_norms(module.graph, notes)
-    absorbs = absorb(module.graph, notes)
+    absorbs = False
+    if not any(_changes_its_arguments(node) for node in module.graph.nodes):
+        _without_copies(module.graph)
+        fuse_sums_into_norms(module.graph, notes)
+        absorbs = absorb(module.graph, notes)
     _put_leaves(module.graph, notes)
     module.graph.eliminate_dead_code()
     return _function(module), absorbs
@@ -137,10 +145,7 @@ def _put_leaves(graph: Graph, notes: Notes) -> None:
 
 def _without_copies(graph: Graph) -> None:
     """Takes out copies that nobody changes: a trace has one wherever there would be dropout in training."""
-    calls = [node for node in graph.nodes if node.op == "call_function"]
-    if any(_changes_its_arguments(node) for node in calls):
-        return
-    for node in calls:
+    for node in graph.nodes:
         if node.target is torch.ops.aten.clone.default and not node.kwargs:
             node.replace_all_uses_with(node.args[0])
 

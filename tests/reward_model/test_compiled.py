@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from reward_model import absorbed, compiled, native, norms
+from reward_model import compiled, native, norms
 from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered
@@ -54,7 +54,7 @@ def test_scores_are_the_same_without_them(architecture: str, monkeypatch: pytest
     found = []
     for there in (True, False):
         if not there:
-            for module in (absorbed, native, norms):
+            for module in (native, norms):
                 monkeypatch.setattr(module, "is_compiled_for", lambda *_: False)
         network = tiny.tiny_model(architecture, tiny.tiny_tokenizer(tiny.kind_of(architecture)))
         model = RewardModel(network, choose_precision("cpu", "bfloat16")).freeze()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 from math import isfinite, nan
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from reward_model import absorbed, gates, norms, pointwise, readout, rotary
 from reward_model.leaves import leaf, notes, noting
 from reward_model.linear import PackedLinear
 from reward_model.model import RewardModel
+from reward_model.norms import Norm
 from reward_model.packing import pack
 from reward_model.pointwise import Activation
 from reward_model.pooling import read_rows
@@ -128,6 +130,28 @@ def test_what_cannot_be_traced_runs_as_before(kind: str, caplog: pytest.LogCaptu
     assert all(isfinite(score.value) for score in model.score([Rendered(None, [5, 6, 7])]))
 
 
+@pytest.mark.parametrize(("kind", "called"), [("bert", "of_sum"), ("qwen3", "of_kept_sum")])
+def test_norms_add_what_they_are_the_norms_of(kind: str, called: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: set[str] = set()
+
+    def noting_calls_of(name: str) -> Callable[..., Any]:
+        plain = getattr(Norm, name)
+
+        def noted(norm: Norm, *terms: Tensor) -> Any:
+            calls.add(name)
+            return plain(norm, *terms)
+
+        return noted
+
+    for name in ("of_sum", "of_kept_sum"):
+        monkeypatch.setattr(Norm, name, noting_calls_of(name))
+    monkeypatch.setattr(norms, "_fused_by_torch", lambda _: True)
+    model = frozen(kind)
+    calls.clear()
+    assert_traced_like_its_modules(model)
+    assert calls == {called}
+
+
 def test_layers_that_cannot_be_read_for_single_tokens_are_traced_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readout, "install", lambda *_: False)
     assert_traced_like_its_modules(frozen("bert"))
@@ -160,7 +184,7 @@ def test_a_pass_that_looks_into_values_is_refused() -> None:
 
 
 @pytest.mark.parametrize("other", [2.0, 1.01, nan])
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", range(5))
 def test_a_pass_that_gives_something_else_for_one_batch_is_refused(place: int, other: float) -> None:
     factors = chain([1.0], [1.0] * place, [other], repeat(1.0))
     with pytest.raises(Untraceable, match="off by"):
