@@ -18,7 +18,7 @@ dtype. `useful` counts the operations of real tokens, not of padding; `computed`
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from transformers import PreTrainedModel
 from benchmarks import machine, shapes
 from benchmarks.texts import HELD_OUT, token_ids
 from benchmarks.timing import Sample, alternate, seconds
+from reward_model.absorbed import FEWEST_FOR_EACH, FEWEST_TOKENS
 from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered
@@ -82,7 +83,10 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     timed = {name: partial(seconds, run) for name, run in (candidates | products).items()}
     sample = alternate(timed, flags.rounds)
     lengths = [len(ids) for ids in sequences]
-    useful, computed = shapes.flops(plain, lengths), _computed(plain, engine, lengths)
+    useful = shapes.flops(plain, lengths)
+    computed = {
+        f"engine {budget}": _computed(plain, engine, batches(sequences, budget)) for budget in flags.batch_tokens
+    } | {"deterministic": _computed(plain, still, ([ids] for ids in sequences))}
     peaks = {
         name: (2 * rows * width * height / sample[name].low, name) for name, (rows, width, height) in _sizes(plain)
     }
@@ -95,7 +99,7 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     for candidate in candidates:
         one = sample[candidate]
         share = useful / one.median / peak
-        of_computed = computed / one.median / peak if candidate.startswith("engine") else share
+        of_computed = computed.get(candidate, useful) / one.median / peak
         rate = f"{len(lengths) / one.median:.1f} ({len(lengths) / one.high:.1f} to {len(lengths) / one.low:.1f})"
         ratio = ratio_of(one, first)
         print(
@@ -110,11 +114,17 @@ def measure(name: str, sequences: Sequence[list[int]], flags: argparse.Namespace
     return table
 
 
-def _computed(plain: PreTrainedModel, engine: RewardModel, lengths: Sequence[int]) -> float:
-    """Operations of the engine, in large batches."""
-    traced = engine.backbone.traced
-    projections = 3 if traced is None else 0 if traced.absorbs else 2
-    return shapes.flops_read_only(plain, lengths, projections=projections)
+def _computed(plain: PreTrainedModel, model: RewardModel, batches: Iterable[Sequence[Sequence[int]]]) -> float:
+    """Operations of a model that scores `batches`."""
+    traced = model.backbone.traced
+    total = 0.0
+    for batch in batches:
+        lengths = [len(ids) for ids in batch]
+        absorbs = traced is not None and traced.absorbs
+        long = sum(lengths) >= max(FEWEST_TOKENS, FEWEST_FOR_EACH * len(lengths))
+        projections = 3 if traced is None else 0 if absorbs and long else 2
+        total += shapes.flops_read_only(plain, lengths, projections=projections)
+    return total
 
 
 def plain_model(name: str, dtype: torch.dtype) -> PreTrainedModel:

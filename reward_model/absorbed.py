@@ -49,9 +49,9 @@ class Absorbed:
             key, value = (self._split(one.forward(states)) for one in (self._key, self._value))
             return self._of_read(query, key, value, layout)
         assert layout.read is not None
-        absorbed = (query[0].float() @ self._from_query).transpose(0, 1).reshape(1, n * self._heads, width)
+        absorbed = (query[0].float() @ self._from_query).to(states.dtype).transpose(0, 1)
         rows = _heads_as_queries(layout.read, self._heads)
-        seen = by_native(absorbed.to(states.dtype), States(states, states), rows, self._rule)
+        seen = by_native(absorbed.reshape(1, n * self._heads, width), States(states, states), rows, self._rule)
         value = seen.view(n, self._heads, width).transpose(0, 1).float() @ self._to_value.transpose(1, 2)
         return (value + self._bias).to(states.dtype).transpose(0, 1).contiguous().unsqueeze(0)
 

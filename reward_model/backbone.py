@@ -36,7 +36,7 @@ _ROUNDING = 0.05
 
 #: Of a reason.
 _TRACED = "; operations are called without the Python of the model's modules"
-_ABSORBED = "; in longer batches the last layer makes neither keys nor values"
+_ABSORBED = "; where sequences are not short the last layer makes neither keys nor values"
 
 
 class Backbone(Protocol):

@@ -31,14 +31,10 @@ from reward_model.spans import Layout, Span
 _TOKENS, _READ = 37, 5
 #: Share of the largest state by which a replay may differ; but for `absorbed` it is the same operations.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.05}
-#: What a trace is tried with: the usual request, several sequences, a single token, many, long ones.
-_TRIED = (
-    [[1, 2, 3]],
-    [[1, 2, 3, 4], [5], [3, 2, 1]],
-    [[2]],
-    [[1 + i % 5, 2] for i in range(2 * _READ)],
-    [[1 + i * j % 7 for j in range(FEWEST_FOR_EACH)] for i in range(FEWEST_TOKENS // FEWEST_FOR_EACH)],
-)
+#: What a trace is tried with: the usual request, several sequences, a single token, more of them than it was made with.
+_TRIED = ([[1, 2, 3]], [[1, 2, 3, 4], [5], [3, 2, 1]], [[2]], [[1 + i % 5, 2] for i in range(2 * _READ)])
+#: So long that a trace goes without keys and values if it ever does.
+_LONG = [[1 + i * j % 5 for j in range(FEWEST_FOR_EACH)] for i in range(FEWEST_TOKENS // FEWEST_FOR_EACH)]
 #: The tracer changes classes and settings of torch for all threads while it runs.
 _one_at_a_time = threading.Lock()
 #: What stands for the spans of any batch.
@@ -75,7 +71,7 @@ class Traced:
         self.reads = reads
         with _one_at_a_time, _leaving_no_garbage():
             self._replay, self.absorbs = _trace(forward, reads=reads)
-        for sequences in _TRIED:
+        for sequences in (*_TRIED, _LONG) if self.absorbs else _TRIED:
             self._try(forward, sequences)
 
     def takes(self, layout: Layout) -> bool:

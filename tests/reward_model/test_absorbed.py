@@ -1,5 +1,7 @@
 """Attention without keys and values against the same with them."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from reward_model.compiled import is_compiled_for
 from reward_model.kernels import Rule
 from reward_model.linear import PackedLinear
 from reward_model.model import RewardModel
+from reward_model.native import by_native
 from reward_model.packing import pack
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered
@@ -82,6 +85,27 @@ def test_encoders_score_as_exactly_with_it(kind: str, monkeypatch: pytest.Monkey
     with_them, without = errors
     assert without != with_them
     assert without < 1.3 * with_them
+
+
+def test_many_short_sequences_and_few_tokens_keep_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def noted(*args: Any) -> Tensor:
+        calls.append(args)
+        return by_native(*args)
+
+    model = RewardModel(tiny_network("bert"), choose_precision("cpu", "bfloat16")).freeze()
+    monkeypatch.setattr(absorbed, "by_native", noted)
+    for lengths, without in (([20] * 10, False), ([100], False), ([40] * 4, True), ([20] * 3 + [90], True)):
+        calls.clear()
+        model.score([Rendered(None, [5 + i] * n) for i, n in enumerate(lengths)])
+        assert bool(calls) == without, lengths
+
+
+def test_at_load_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(absorbed, "by_native", lambda *args: 2 * by_native(*args))
+    model = RewardModel(tiny_network("bert"), choose_precision("cpu", "bfloat16")).freeze()
+    assert model.backbone.traced is None
 
 
 @pytest.mark.parametrize(
