@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 from benchmarks import machine, shapes
 from benchmarks.texts import HELD_OUT, token_ids
 from benchmarks.timing import Sample, alternate, seconds
-from reward_model.absorbed import FEWEST_FOR_EACH, FEWEST_TOKENS
+from reward_model.absorbed import is_worth_it
 from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered
@@ -120,9 +120,8 @@ def _computed(plain: PreTrainedModel, model: RewardModel, batches: Iterable[Sequ
     total = 0.0
     for batch in batches:
         lengths = [len(ids) for ids in batch]
-        absorbs = traced is not None and traced.absorbs
-        long = sum(lengths) >= max(FEWEST_TOKENS, FEWEST_FOR_EACH * len(lengths))
-        projections = 3 if traced is None else 0 if absorbs and long else 2
+        absorbs = traced is not None and traced.absorbs and is_worth_it(sum(lengths), len(lengths))
+        projections = 3 if traced is None else 0 if absorbs else 2
         total += shapes.flops_read_only(plain, lengths, projections=projections)
     return total
 

@@ -27,6 +27,11 @@ FEWEST_TOKENS, FEWEST_FOR_EACH = 128, 32
 OfRead = Callable[[Tensor, Tensor, Tensor, Layout], Tensor]
 
 
+def is_worth_it(tokens: int, queries: int) -> bool:
+    """Whether a batch of so many tokens, of which so many are read, is computed without keys and values."""
+    return tokens >= max(FEWEST_TOKENS, FEWEST_FOR_EACH * queries)
+
+
 class Absorbed:
     """Attention of read queries over the states that keys and values would be projected from.
 
@@ -45,7 +50,7 @@ class Absorbed:
     def attend(self, query: Tensor, states: Tensor, layout: Layout) -> Tensor:
         """[1, heads, n, head_size] and [1, T, d] -> [1, n, heads, head_size of the values]."""
         (_, tokens, width), n = states.shape, query.shape[2]
-        if tokens < max(FEWEST_TOKENS, FEWEST_FOR_EACH * n):
+        if not is_worth_it(tokens, n):
             key, value = (self._split(one.forward(states)) for one in (self._key, self._value))
             return self._of_read(query, key, value, layout)
         assert layout.read is not None

@@ -92,7 +92,8 @@ def packed_attention(  # noqa: PLR0913 - the signature is transformers'
     if (trace := notes()) is not None:
         empty = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
         owner = None if layout.states is None else rule
-        return trace.add(Leaf(_noted(layout, rule), lambda: empty, True, owner), query, key, value), None
+        made = Leaf(_noted(layout, rule), lambda: empty, of_layout=True, owner=owner)
+        return trace.add(made, query, key, value), None
     return _of_row(query, key, value, layout, rule), None
 
 
