@@ -1,4 +1,13 @@
-"""Our own attention kernel says what softmax(QK^T)V written out says, in AMX's tiles and without them."""
+"""Our own attention kernel says what softmax(QK^T)V written out says, in AMX's tiles and without them.
+
+Where a CPU has no tiles, the kernel's code for them is built against tiles that are written out in C.
+"""
+
+import ctypes
+import subprocess
+import sysconfig
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,18 +26,33 @@ pytestmark = pytest.mark.skipif(
     reason="the CPU lacks AVX-512 BF16, or there was no C compiler",
 )
 
+ROOT = Path(__file__).parents[2]
 PREFIX = list(range(100, 137))
 #: More and fewer than fit a tile, and exactly as many.
 SEPARATE = [[1] * n for n in (3, 17, 1, 16, 32, 100, 33, 15)]
 ALIKE = [[*PREFIX, 1, 2], [*PREFIX, *range(200, 270), 7], PREFIX, [3] * 4, [*PREFIX, *range(200, 270), 8, 8]]
 
 
+@pytest.fixture(scope="module")
+def with_tiles_written_out(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels as the package builds them, but for what AMX's instructions are."""
+    extension = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"][0]
+    built = tmp_path_factory.mktemp("native") / "written_out.so"
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()
+    tiles = Path(__file__).with_name("tiles_written_out.h")
+    how = [*extension["extra-compile-args"], "-shared", "-fPIC", "-include", str(tiles), "-o", str(built)]
+    subprocess.run([*compiler, *how, *extension["sources"], "-lm"], cwd=ROOT, check=True)
+    return ctypes.CDLL(str(built))
+
+
 @pytest.fixture(params=["amx", "avx512"], autouse=True)
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "amx" and not has_amx():
-        pytest.skip("the CPU lacks AMX")
     if request.param == "avx512":
         monkeypatch.setattr(native, "has_tiles", lambda: False)
+    elif not has_amx():
+        kernels = request.getfixturevalue("with_tiles_written_out")
+        monkeypatch.setattr(native, "has_tiles", lambda: True)
+        monkeypatch.setattr(native, "shared_object", lambda: kernels)
 
 
 def random(heads: int, tokens: int, size: int) -> Tensor:
