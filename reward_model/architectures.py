@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from reward_model.attention import PACKED
 from reward_model.backbone import Backbone, PackedBackbone
+from reward_model.deberta import DisentangledBackbone, is_disentangled
 from reward_model.errors import CheckpointRefused
 from reward_model.padded import PaddedBackbone
 from reward_model.trial import Trial, described
@@ -57,6 +58,8 @@ _Make = Callable[[str], Backbone]
 
 def _known_problems(model: PreTrainedModel) -> list[str]:
     """Why the model cannot be packed, as far as that can be read off it."""
+    if is_disentangled(model):
+        return []
     if not model._supports_attention_backend:  # noqa: SLF001 - it has no public name
         return ["this architecture computes its own attention, which cannot be packed"]
     layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _PACKABLE
@@ -74,6 +77,9 @@ def _ways(model: PreTrainedModel, *, packed: bool) -> Iterator[tuple[str, _Make]
 
 
 def _packed(model: PreTrainedModel, _: str) -> Backbone:
+    if is_disentangled(model):
+        model.set_attn_implementation("eager")
+        return DisentangledBackbone(model)
     model.set_attn_implementation(PACKED)
     return PackedBackbone(model)
 

@@ -114,15 +114,20 @@ class PackedBackbone:
         self.model = model
         self.graphs: Graphs | None = None
         self.traced: Traced | None = None
+        self.shares_prefixes = False
+        self.reason = "; ".join(reason for reason, holds in self._prepared().items() if holds)
+
+    def _prepared(self) -> dict[str, bool]:
+        """Makes the model ready; how it is run, and whether it is."""
+        model = self.model
         self.shares_prefixes = _is_causal(model)
         reads_only = readout.install(model, self._probe)
-        reasons = {
+        return {
             "transformers dispatches this architecture's attention, so no sequence is padded": True,
             "prefixes in common are computed once": self.shares_prefixes,
             "the last layer is computed only where it is read": reads_only,
             "attention is a kernel of our own": is_compiled_for(model.device, model.dtype) and not _caps_logits(model),
         }
-        self.reason = "; ".join(reason for reason, holds in reasons.items() if holds)
 
     def hidden_states(self, batch: PackedBatch, rows: Sequence[int] | None = None) -> Tensor:
         """See `Backbone`."""

@@ -17,7 +17,7 @@ from reward_model.precision import has_amx, has_avx512_bf16
 log = logging.getLogger(__name__)
 
 #: Of the kernels' arguments; csrc/attention.c says the same.
-VERSION = 3
+VERSION = 4
 #: What those that take their arguments one by one take: pointers, numbers of 64 bits, floats and ints.
 _TAKE = {"reward_model_norm": "ppppppnnnfii", "reward_model_gated": "pppnnnnii", "reward_model_rotated": "ppppnnnnni"}
 _TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "f": ctypes.c_float, "i": ctypes.c_int}

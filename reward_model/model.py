@@ -19,6 +19,7 @@ from reward_model import division, lanes
 from reward_model.allocator import keep_freed_memory
 from reward_model.architectures import choose_backbone
 from reward_model.backbone import Backbone, without_pooler
+from reward_model.deberta import pack_distances, unpack_distances
 from reward_model.errors import CheckpointRefused, DtypeRefused
 from reward_model.gates import pack_gates, unpack_gates
 from reward_model.head import run_head, scores_of
@@ -51,6 +52,7 @@ CPU_BATCH_TOKENS, BATCH_TOKENS = 4096, 16_384
 _Launched = tuple[Tensor, list[int]]
 #: What is computed in another way once a model only scores; weights are read off linear layers, so these come last.
 _PACKED: tuple[tuple[Callable[[nn.Module], bool], Callable[[nn.Module], None]], ...] = (
+    (pack_distances, unpack_distances),
     (pack_gates, unpack_gates),
     (pack_rotary, unpack_rotary),
     (pack_norms, unpack_norms),

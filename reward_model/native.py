@@ -5,6 +5,7 @@ models.
 """
 
 import ctypes
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
@@ -29,7 +30,33 @@ class Attention(ctypes.Structure):
         ("ranges", ctypes.c_void_p),
         *((name, ctypes.c_int32) for name in _NUMBERS),
         ("scale", ctypes.c_float),
+        ("by_query", ctypes.c_void_p),
+        ("by_key", ctypes.c_void_p),
+        ("half", ctypes.c_int64),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class DistanceTiles:
+    """What `reward_model.disentangled` says of distances, as the kernel reads it.
+
+    Attributes:
+        by_query, by_key: [heads, 2 N / 16, head_size / 32, 16, 32] bf16: of 16 rows 16 pairs of a row's values.
+    """
+
+    by_query: Tensor
+    by_key: Tensor
+
+    @classmethod
+    def of(cls, by_query: Tensor, by_key: Tensor) -> "DistanceTiles":
+        """From [heads, 2 N, head_size] each."""
+        return cls(_tiles(by_query), _tiles(by_key))
+
+
+def _tiles(rows: Tensor) -> Tensor:
+    heads, n, size = rows.shape
+    filled = torch.constant_pad_nd(rows, (0, -size % 32))
+    return filled.view(heads, n // 16, 16, -1, 16, 2).permute(0, 1, 3, 4, 2, 5).contiguous()
 
 
 def native_can(query: Tensor, states: States, rule: Rule) -> bool:
@@ -42,7 +69,9 @@ def native_can(query: Tensor, states: States, rule: Rule) -> bool:
     return not (torch.is_grad_enabled() and any(one.requires_grad for one in tensors))
 
 
-def by_native(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tensor:
+def by_native(
+    query: Tensor, states: States, layout: Layout, rule: Rule, distances: DistanceTiles | None = None
+) -> Tensor:
     """Attention as the layout says, by all of the caller's threads; zeros where it says nothing.
 
     Args:
@@ -50,6 +79,7 @@ def by_native(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tens
         states: what the queries look at.
         layout: who sees whom.
         rule: how.
+        distances: of disentangled attention, where there is one key head for each head, and everybody sees all keys.
 
     Returns:
         [T, heads, head_size of the values], the same for a span to the last bit whatever else is in the row.
@@ -68,13 +98,21 @@ def by_native(query: Tensor, states: States, layout: Layout, rule: Rule) -> Tens
     assert heads % key_heads == 0
     assert end <= tokens
     assert rows <= states_of
+    extra: tuple[int | None, int | None, int] = (None, None, 0)
+    if distances is not None:
+        half = distances.by_query.shape[1] * 16 // 2
+        assert heads == key_heads == len(distances.by_query)
+        assert not rule.causal
+        assert rule.window is None
+        assert max(span.num_keys for span in layout.spans) + 48 <= half
+        extra = (distances.by_query.data_ptr(), distances.by_key.data_ptr(), half)
     out = query.new_empty(tokens, heads, value_size)
     out[end:] = 0
     pointers = (one.data_ptr() for one in (query, key, value, out))
     strides = (size for one in (query, key, value) for size in one.stride()[:2])
     numbers = (len(spans), heads, key_heads, head_size, value_size, rule.causal, rule.window or 0)
     how = (has_tiles(), torch.get_num_threads(), rule.scale)
-    arguments = Attention(*pointers, *strides, spans.data_ptr(), ranges.data_ptr(), *numbers, *how)
+    arguments = Attention(*pointers, *strides, spans.data_ptr(), ranges.data_ptr(), *numbers, *how, *extra)
     if kernels.reward_model_attention(ctypes.byref(arguments)):
         msg = f"no memory for attention over {max(span.num_keys for span in layout.spans)} keys"
         raise MemoryError(msg)

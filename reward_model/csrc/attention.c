@@ -27,6 +27,11 @@ typedef struct {
     int32_t causal, window; /* window 0: none */
     int32_t amx, threads;
     float scale;
+    /* Of disentangled attention, else NULL: for each head tiles of as many rows, one for each distance of a query from a
+     * key: what the query is multiplied by, row half - 1 - distance, and what the key is, row half - 1 + distance. There
+     * is one key head for each head, and everybody sees all keys. */
+    const bf16 *by_query, *by_key;
+    int64_t half;
 } Attention;
 
 /* What one thread works in. */
@@ -35,6 +40,8 @@ typedef struct {
     bf16 *keys, *values;         /* tiles */
     bf16 *queries, *weights;     /* [LANES, ...] */
     float *logits, *products;    /* [LANES, ...] */
+    bf16 *plain;                 /* keys, [..., LANES * steps] */
+    float *shifted;              /* [LANES, ...] */
 } Room;
 
 static inline __m512 weights_of(const float *logits, __m512 factor, __m512 level) {
@@ -69,6 +76,50 @@ static float softmax(const float *logits, bf16 *weights, int64_t width, int64_t 
     return _mm512_reduce_add_ps(_mm512_add_ps(sum, more));
 }
 
+/* So many floats stand between rows of `room->shifted`. */
+static int64_t pitch_of_shifted(int64_t keys) { return round_up(keys, PAIRS) + 2 * PAIRS; }
+
+/* Adds to the logits of up to 16 queries, the first of them at `position`, the products of queries and keys with what
+ * stands for their distances. Each row of products begins one further to the left than the row before it. */
+static void add_distances(const Attention *a, int64_t keys, int64_t head, int64_t queries, int64_t position,
+                          int64_t pitch, const Room *room) {
+    void (*multiply)(const Product *) = a->amx ? by_amx : by_avx512;
+    int64_t steps = round_up(a->head_size, PAIRS) / PAIRS, row = steps * PAIRS, shifted = pitch_of_shifted(keys);
+    Product product = {
+        .out = room->shifted, .out_row = shifted, .left_row = row, .down = 1, .right = steps,
+        .pairs = round_up(a->head_size, 2) / 2,
+    };
+    /* The last query and the first key. */
+    int64_t first = a->half - LANES - position, skip = first % LANES;
+    product.left = room->queries, product.rows = queries;
+    product.tiles = a->by_query + (2 * a->half * head + first - skip) * row;
+    product.columns = round_up(skip + LANES + keys, LANES) / LANES;
+    multiply(&product);
+    for (int64_t i = 0; i < queries; i++) {
+        const float *from = room->shifted + i * shifted + skip + LANES - 1 - i;
+        for (int64_t j = 0; j < keys; j += LANES) {
+            float *logits = room->logits + i * pitch + j;
+            _mm512_store_ps(logits, _mm512_add_ps(_mm512_load_ps(logits), _mm512_loadu_ps(from + j)));
+        }
+    }
+    product.rows = LANES;
+    for (int64_t block = 0; block < keys; block += LANES) {
+        /* The first query and the last key. */
+        first = a->half - LANES + position - block, skip = first % LANES;
+        product.left = room->plain + block * row;
+        product.tiles = a->by_key + (2 * a->half * head + first - skip) * row;
+        product.columns = skip ? 3 : 2;
+        multiply(&product);
+        __m512i r[LANES];
+        for (int i = 0; i < LANES; i++) r[i] = _mm512_loadu_si512(room->shifted + i * shifted + skip + LANES - 1 - i);
+        transpose(r);
+        for (int64_t i = 0; i < queries; i++) {
+            float *logits = room->logits + i * pitch + block;
+            _mm512_store_ps(logits, _mm512_add_ps(_mm512_load_ps(logits), _mm512_castsi512_ps(r[i])));
+        }
+    }
+}
+
 /* Up to 16 queries of one head, the first of them row `first`. */
 static void attend(const Attention *a, const Span *span, int64_t keys, int64_t head, int64_t first, const Room *room) {
     void (*multiply)(const Product *) = a->amx ? by_amx : by_avx512;
@@ -93,6 +144,7 @@ static void attend(const Attention *a, const Span *span, int64_t keys, int64_t h
         .tiles = room->keys + low / LANES * steps * TILE, .down = 1, .right = steps,
         .rows = queries, .pairs = round_up(a->head_size, 2) / 2, .columns = round_up(seen, LANES) / LANES,
     });
+    if (a->by_key) add_distances(a, keys, head, queries, position, pitch, room);
     float sums[LANES];
     for (int64_t i = 0; i < queries; i++) {
         int64_t from = most(0, position + i - before), to = least(keys, position + i + after + 1);
@@ -124,6 +176,7 @@ static void attend_all(const Attention *a, const Span *span, int64_t key_head, c
         for (int32_t row = a->ranges[range][0]; row < a->ranges[range][1]; row++) room->rows[keys++] = row;
     lay_out_keys(a->key + key_head * a->key_head, a->key_row, room->rows, keys, a->head_size, room->keys);
     lay_out_values(a->value + key_head * a->value_head, a->value_row, room->rows, keys, a->value_size, room->values);
+    if (a->by_key) copy_keys(a->key + key_head * a->key_head, a->key_row, room->rows, keys, a->head_size, room->plain);
     /* The next head's rows are far apart, so that no CPU foresees them. */
     const bf16 *key = a->key + (key_head + 1) * a->key_head, *value = a->value + (key_head + 1) * a->value_head;
     int64_t fetched = key_head + 1 < a->key_heads ? 0 : keys;
@@ -158,6 +211,8 @@ static int64_t make_room(const Attention *a, int64_t keys, char *memory, Room *r
     room->weights = cut(&end, LANES * pitch * sizeof(bf16));
     room->logits = cut(&end, LANES * pitch * sizeof(float));
     room->products = cut(&end, LANES * value_size * sizeof(float));
+    room->plain = cut(&end, a->by_key ? width * size * sizeof(bf16) : 0);
+    room->shifted = cut(&end, a->by_key ? LANES * pitch_of_shifted(keys) * sizeof(float) : 0);
     return end - memory;
 }
 
@@ -173,7 +228,7 @@ static int64_t most_keys(const Attention *a) {
 }
 
 /* Its name is the version of all kernels' arguments, which reward_model/compiled.py asks for: change both with them. */
-void reward_model_version_3(void) {}
+void reward_model_version_4(void) {}
 
 /* 0, or 1 where there was no memory for it. */
 int reward_model_attention(const Attention *a) {

@@ -57,6 +57,14 @@ static void lay_out_keys(const bf16 *key, int64_t stride, const int32_t *rows, i
         }
 }
 
+/* Themselves, in whole tiles; what they do not fill is zeros. */
+static void copy_keys(const bf16 *key, int64_t stride, const int32_t *rows, int64_t keys, int64_t size, bf16 *to) {
+    for (int64_t i = 0; i < round_up(keys, LANES); i++)
+        for (int64_t at = 0; at < size; at += PAIRS, to += PAIRS)
+            _mm512_store_si512(to, i < keys ? _mm512_maskz_loadu_epi16(first32(size - at), key + rows[i] * stride + at)
+                                            : _mm512_setzero_si512());
+}
+
 /* 16 values of one key as 32 bits each. */
 static __m512i widened(const bf16 *value, int64_t stride, const int32_t *rows, int64_t k, int64_t keys, __mmask16 some) {
     if (k >= keys) return _mm512_setzero_si512();

@@ -192,7 +192,7 @@ def test_a_model_that_is_copied_or_moved_has_no_graphs_of_the_weights_that_were(
 
 
 def test_a_padded_model_has_none() -> None:
-    model = model_of("deberta-v2")
+    model = model_of("deberta")
     model.backbone.record()
     assert model.backbone.graphs is None
 

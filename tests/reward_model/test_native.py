@@ -15,8 +15,9 @@ from packed import rows_of
 from torch import Tensor
 
 from reward_model import compiled, native
+from reward_model.disentangled import Distances, disentangled_attention
 from reward_model.kernels import Rule, States
-from reward_model.native import by_native, native_can
+from reward_model.native import DistanceTiles, by_native, native_can
 from reward_model.packing import pack
 from reward_model.precision import has_amx, has_avx512_bf16
 from reward_model.spans import Layout
@@ -184,3 +185,29 @@ def test_where_there_is_no_memory_that_is_said(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(native, "shared_object", Full)
     with pytest.raises(MemoryError, match="attention over 4 keys"):
         by_native(query, states, layout, Rule(1.0, causal=True))
+
+
+@pytest.mark.parametrize("size", [64, 80, 6])
+def test_disentangled_attention_is_what_torch_makes_of_it(size: int) -> None:
+    torch.manual_seed(0)
+    batch = pack(SEPARATE).lengthened(5)
+    rows = rows_of(batch)
+    layout = Layout.of(batch, [one[len(one) // 2] for one in rows])
+    tokens = len(batch.input_ids)
+    query, key, value = (random(2, tokens, size) for _ in range(3))
+    near, far = Distances.rows(max(len(one) for one in SEPARATE))
+    distances = Distances(random(2, len(near), size), random(2, len(far), size))
+    rule = Rule((3 * size) ** -0.5, causal=False)
+    made = DistanceTiles.of(distances.by_query, distances.by_key)
+    exact = Distances(distances.by_query.double(), distances.by_key.double())
+    states, double = States(key, value), States(key.double(), value.double())
+    expected = disentangled_attention(query.double(), double, layout, rule, exact)
+    output = by_native(query, states, layout, rule, made)
+    torch.testing.assert_close(output.double(), expected, rtol=0.02, atol=0.02)
+    assert not output[-5:].any()
+    assert layout.read is not None
+    read = by_native(query[:, layout.rows], states, layout.read, rule, made)
+    torch.testing.assert_close(read, output[layout.rows], rtol=0.02, atol=0.02)
+    alone = slice(rows[1][0], rows[1][-1] + 1)
+    own = States(key[:, alone], value[:, alone])
+    assert torch.equal(by_native(query[:, alone], own, Layout.of(pack(SEPARATE[1:2])), rule, made), output[alone])
