@@ -1,6 +1,6 @@
 """How fast batches are scored, against transformers and against the matrix products that scoring consists of.
 
-    python -m benchmarks.engine --model minilm distilbert [--dataset_name pairs.jsonl.gz --source hh_]
+    python -m benchmarks.engine [--model minilm distilbert deberta] [--dataset_name pairs.jsonl.gz --source hh_]
 
 All candidates score the same conversations in turns, in one process, with the same number of threads, in a new order in
 each round:
@@ -36,13 +36,14 @@ from reward_model.model import RewardModel
 from reward_model.precision import choose_precision
 from reward_model.rendering import Rendered
 
+SIZES = ("minilm", "distilbert", "deberta")
 ROWS = (512, 1024, 2048, 4096, 8192)
 
 
 def main() -> None:
     """Measures every size named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", choices=["minilm", "distilbert"], default=["minilm", "distilbert"])
+    parser.add_argument("--model", nargs="+", choices=SIZES, default=SIZES[:2])
     parser.add_argument("--dataset_name", default=str(HELD_OUT), help="preference data")
     parser.add_argument("--source", default="", help="only rows whose source starts like this")
     parser.add_argument("--count", type=int, default=512, help="conversations")

@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -31,6 +32,21 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
     # distilbert-base-uncased
     "distilbert": DistilBertConfig(vocab_size=_WORDPIECE, dim=768, n_layers=6, n_heads=12, hidden_dim=3072),
+    # microsoft/deberta-v3-small, but for its words, of which it has four times as many.
+    "deberta": DebertaV2Config(
+        vocab_size=_WORDPIECE,
+        hidden_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        relative_attention=True,
+        position_buckets=256,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+        type_vocab_size=0,
+    ),
     # A quarter of Qwen/Qwen3-0.6B: its head size, grouped heads and proportions, half its width and layers.
     "qwen3": Qwen3Config(
         vocab_size=32_000,
