@@ -7,7 +7,8 @@ each round:
 
 - `engine`: this project's model, batches of a token budget in the order of arrival;
 - `deterministic`: the same, scores bitwise the same in any batch;
-- `sorted`: transformers, SDPA attention, batches of similar length, padded; in the engine's dtype and in fp32;
+- `sorted`: transformers, SDPA attention if the model has it, batches of similar length, padded; in the engine's dtype
+  and in fp32;
 - `padded`: the same in the order of arrival;
 - `alone`: transformers, one unpadded conversation at a time.
 

@@ -11,7 +11,6 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     BertConfig,
-    DebertaV2Config,
     DistilBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -33,7 +32,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     # distilbert-base-uncased
     "distilbert": DistilBertConfig(vocab_size=_WORDPIECE, dim=768, n_layers=6, n_heads=12, hidden_dim=3072),
     # microsoft/deberta-v3-small, but for its words, of which it has four times as many.
-    "deberta": DebertaV2Config(
+    "deberta": AutoConfig.for_model(
+        "deberta-v2",
         vocab_size=_WORDPIECE,
         hidden_size=768,
         num_hidden_layers=6,

@@ -78,7 +78,6 @@ def _ways(model: PreTrainedModel, *, packed: bool) -> Iterator[tuple[str, _Make]
 
 def _packed(model: PreTrainedModel, _: str) -> Backbone:
     if is_disentangled(model):
-        model.set_attn_implementation("eager")
         return DisentangledBackbone(model)
     model.set_attn_implementation(PACKED)
     return PackedBackbone(model)
