@@ -22,7 +22,7 @@ from service.scorer import ModelScorer
 
 GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 EVERYWHERE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
-ARCHITECTURES = (*tiny.ARCHITECTURES, "gemma2", "mistral", "deberta-v2")
+ARCHITECTURES = (*tiny.ARCHITECTURES, "gemma2", "mistral")
 MORE: dict[str, dict[str, object]] = {
     "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16},
     "mistral": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16},

@@ -20,7 +20,7 @@ from reward_model.records import Conversation, Message
 from reward_model.rendering import Rendered
 from reward_model.template import DECODER_TEMPLATE, ENCODER_TEMPLATE
 
-ENCODERS = ("bert", "distilbert", "roberta", "modernbert")
+ENCODERS = ("bert", "distilbert", "roberta", "modernbert", "deberta-v2")
 DECODERS = ("gpt2", "llama", "qwen3")
 ARCHITECTURES = ENCODERS + DECODERS
 
@@ -37,6 +37,18 @@ _SHAPE = {
     "max_position_embeddings": 256,
 }
 _NAMES = {
+    # As its third version; all tokens further apart than 32 are in a few buckets.
+    "deberta-v2": {
+        **_SHAPE,
+        "relative_attention": True,
+        "position_buckets": 64,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "pooler_hidden_size": 32,
+    },
     "distilbert": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 256},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
     "llama": {**_SHAPE, "num_key_value_heads": 2},
