@@ -4,6 +4,7 @@ A script is run with a stand-in for Python that writes down what it was called w
 here, one after the other, which spares starting Python a dozen times. One script is run as it stands.
 """
 
+import asyncio
 import json
 import os
 import runpy
@@ -17,8 +18,11 @@ import pytest
 import tiny
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from serving import listening
 
 from reward_model import checkpoint
+from reward_model.records import Conversation, Text, as_prompt
+from service.stub import StubScorer
 from training import average, evaluate, train
 
 ROOT = Path(__file__).parent.parent
@@ -195,3 +199,30 @@ def test_rows_that_cannot_be_taken_apart_are_an_error(
     assert ended.value.code == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_each_loop_gets_the_services_scores_in_its_own_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = StubScorer(max_length=8)
+    turns = [{"role": "user", "content": "a b c d e f g h i j"}]
+    rewards = {
+        answer: scorer.score(scorer.render(Conversation(as_prompt(turns[0]["content"]), answer), truncate=True)).value
+        for answer in ("yes", "no")
+    }
+    with listening(scorer) as (url, _):
+        monkeypatch.setenv("RM_URL", url)
+        functions = runpy.run_path(str(EXAMPLES / "reward_functions.py"))
+        with functions["client"]() as client:
+            client.wait_until_ready(10)
+            plain = functions["trl_reward"](["a b c d e f g h i j"] * 2, ["yes", "no"], completion_ids=[[1], [2]])
+            messages = functions["trl_reward"](
+                [turns] * 2, [[{"role": "assistant", "content": one}] for one in rewards]
+            )
+            asked = functions["verl_reward"](
+                data_source="ours", solution_str="no", ground_truth=None, extra_info={"prompt": turns}
+            )
+            assert plain == messages == list(rewards.values())
+            assert asyncio.run(asked) == rewards["no"]
+            text = "<|start|><|user|>short<|assistant|>yes<|end|>"
+            whole = functions["reward_func"](queries=[text], prompts=["short"], labels=[None])
+            right = scorer.score(scorer.render(Text(text))).value
+            assert whole["rewards"].tolist() == whole["scores"].tolist() == pytest.approx([right])

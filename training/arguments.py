@@ -33,7 +33,7 @@ class RewardTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Base model: a directory or a hub name; any encoder or decoder."}
     )
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Preference pairs: .jsonl, .jsonl.gz, .parquet or a hub name."}
+        default=None, metadata={"help": "Preference pairs: .json, .jsonl, .jsonl.gz, .parquet or a hub name."}
     )
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "Held-out pairs, for validation and calibration."}

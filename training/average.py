@@ -230,7 +230,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model_name_or_path", required=True, nargs="+", help="two or more checkpoints: directories or hub names")
     add("--output_dir", required=True, type=Path, help="where the average goes")
-    add("--dataset_name", required=True, help="held-out pairs: .jsonl, .jsonl.gz, .parquet, a hub name or name:split")
+    add(
+        "--dataset_name",
+        required=True,
+        help="held-out pairs: .json, .jsonl, .jsonl.gz, .parquet, hub name or name:split",
+    )
     add("--weights", nargs="+", type=_positive, help="what each checkpoint counts for; default: all the same")
     add("--max_pairs", type=int, help="use only the first so many pairs")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")

@@ -218,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--model_name_or_path", required=True, help="a reward model: a directory or a hub name")
-    add("--dataset_name", required=True, help="pairs: .jsonl, .jsonl.gz, .parquet, a hub name or name:split")
+    add("--dataset_name", required=True, help="pairs: .json, .jsonl, .jsonl.gz, .parquet, hub name or name:split")
     add("--output_dir", type=Path, help="where a copy of the model goes; default: the result goes into its directory")
     add("--chat_template", type=Path, help="a Jinja file, for a foreign model without a template")
     add("--score_label", help="which label of a foreign head with several is the reward")

@@ -4,7 +4,7 @@ r"""Evaluates a checkpoint or a service on preference pairs, with the same rende
         --output_file metrics.json [--baseline checkpoints/before]
     python -m training.evaluate --url http://127.0.0.1:8000 --dataset_name test.jsonl
 
-Knows neither how the model was trained nor HTTP.
+Does not know how the model was trained.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluated.add_argument("--model_name_or_path", help="checkpoint: a directory or a hub name")
     evaluated.add_argument("--url", help="a running service, such as http://127.0.0.1:8000")
     add("--api_key_file", type=Path, help="file with the API key for --url in its first line")
-    add("--dataset_name", required=True, help="pairs: .jsonl, .jsonl.gz, .parquet, a hub name or name:split")
+    add("--dataset_name", required=True, help="pairs: .json, .jsonl, .jsonl.gz, .parquet, hub name or name:split")
     add("--baseline", help="a second checkpoint, compared pair by pair on the same data")
     add("--benchmark", choices=list(BENCHMARKS), help="score the rows by the rules of this benchmark")
     add("--output_file", type=Path, help="where the result goes as JSON")

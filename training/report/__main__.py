@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--model_name_or_path", required=True, type=Path, help="checkpoint directory, where the report goes as well")
-    add("--dataset_name", help="pairs to measure it on: .jsonl, .jsonl.gz, .parquet, a hub name or name:split")
+    add("--dataset_name", help="pairs to measure it on: .json, .jsonl, .jsonl.gz, .parquet, hub name or name:split")
     add("--report_examples", type=int, default=0, help="show the texts of so many confident disagreements")
     add("--max_pairs", type=int, help="use only the first so many pairs")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
