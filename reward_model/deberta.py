@@ -38,7 +38,7 @@ class DisentangledBackbone(PackedBackbone):
         base: Any = getattr(self.model, self.model.base_model_prefix)
         longest = usable_positions(self.model)
         for module in _attention(base):
-            module.forward = Disentangled(module, longest)
+            PackedSelfAttention.take_over(module, longest)
         return {
             "this architecture's attention is replaced, so no sequence is padded": True,
             "the last layer is computed only where it is read": True,
@@ -62,35 +62,35 @@ class DisentangledBackbone(PackedBackbone):
         return torch.zeros_like(hidden[0]).index_copy(0, layout.rows, read[0])
 
 
-class Disentangled:
-    """What `forward` of a model's attention is replaced by; without a layout it does what that did.
+class PackedSelfAttention(deberta.DisentangledSelfAttention):
+    """The attention of a model that `DisentangledBackbone` runs; without a layout it does what it did before.
 
-    Args:
-        module: the attention.
+    Attributes:
         longest: tokens of the longest sequence.
+        distances: what stands for distances, where weights do not change any more.
     """
 
-    def __init__(self, module: Any, longest: int) -> None:
-        self._module, self._longest = module, longest
-        #: Of weights that do not change any more.
-        self._distances: Distances | DistanceTiles | None = None
+    longest: int
+    distances: Distances | DistanceTiles | None
+
+    @classmethod
+    def take_over(cls, module: Any, longest: int) -> None:
+        """Makes `module`, an attention, one of this class."""
+        module.__class__ = cls
+        module.longest, module.distances = longest, None
 
     @torch.no_grad()
     def freeze(self, relative: Tensor) -> None:
         """Makes what stands for distances once for all, of what stands for them before each layer's projection."""
-        made = self._made(relative)
+        made = self._made(relative, self.longest)
         tiled = is_compiled_for(made.by_key.device, made.by_key.dtype)
-        self._distances = DistanceTiles.of(made.by_query, made.by_key) if tiled else made
+        self.distances = DistanceTiles.of(made.by_query, made.by_key) if tiled else made
 
-    def thaw(self) -> None:
-        """Takes back what `freeze` did."""
-        self._distances = None
-
-    def __call__(
+    def forward(
         self,
         hidden_states: Tensor,
         attention_mask: Layout | Tensor,
-        output_attentions: bool = False,  # noqa: FBT001, FBT002 - as above
+        output_attentions: bool = False,  # noqa: FBT001, FBT002 - the signature is transformers'
         query_states: Tensor | None = None,
         relative_pos: Tensor | None = None,
         rel_embeddings: Tensor | None = None,
@@ -105,17 +105,16 @@ class Disentangled:
             relative_pos: not for a layout.
             rel_embeddings: what stands for distances before each layer's projection.
         """
-        module = self._module
         if not isinstance(attention_mask, Layout):
-            whole: tuple[Tensor, Tensor | None] = type(module).forward(
-                module, hidden_states, attention_mask, output_attentions, query_states, relative_pos, rel_embeddings
+            whole: tuple[Tensor, Tensor | None] = super().forward(  # type: ignore[no-untyped-call]
+                hidden_states, attention_mask, output_attentions, query_states, relative_pos, rel_embeddings
             )
             return whole
         assert rel_embeddings is not None
-        query = self._by_head(module.query_proj(hidden_states if query_states is None else query_states))
-        key, value = (self._by_head(project(hidden_states)) for project in (module.key_proj, module.value_proj))
+        query = self._by_head(self.query_proj(hidden_states if query_states is None else query_states))
+        key, value = (self._by_head(project(hidden_states)) for project in (self.key_proj, self.value_proj))
         # In a trace those that are not frozen have no values, and it fails when it is tried.
-        distances = self._distances or self._made(rel_embeddings)
+        distances = self.distances or self._made(rel_embeddings, max(span.num_keys for span in attention_mask.spans))
 
         def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
             return self._attend(distances, query, key, value, layout)
@@ -126,7 +125,7 @@ class Disentangled:
 
         if (trace := notes()) is None:
             return attend(query, key, value, attention_mask), None
-        empty = query.new_empty(1, query.shape[1], module.all_head_size)
+        empty = query.new_empty(1, query.shape[1], self.all_head_size)
         compute = attend if query_states is None else attend_read
         return trace.add(Leaf(compute, lambda: empty, of_layout=True), query, key, value), None
 
@@ -134,41 +133,33 @@ class Disentangled:
         self, distances: Distances | DistanceTiles, query: Tensor, key: Tensor, value: Tensor, layout: Layout
     ) -> Tensor:
         """[1, n, d]."""
-        module, states = self._module, States(key, value)
-        dropout = module.dropout.p if module.training else 0.0
-        rule = Rule(self._scale, causal=False, dropout=dropout)
+        states, dropout = States(key, value), self.dropout.p if self.training else 0.0
+        rule = Rule((self.attention_head_size * (1 + len(_TERMS))) ** -0.5, causal=False, dropout=dropout)
         if isinstance(distances, DistanceTiles):
             out = by_native(query, states, layout, rule, distances)
         else:
             out = disentangled_attention(query, states, layout, rule, distances)
         return out.flatten(1).unsqueeze(0)
 
-    @property
-    def _scale(self) -> float:
-        return float((self._module.attention_head_size * (1 + len(_TERMS))) ** -0.5)
-
     def _by_head(self, projected: Tensor) -> Tensor:
         """[1, n, heads * head_size] -> [heads, n, head_size]."""
-        heads: int = self._module.num_attention_heads
-        return projected.view(projected.shape[1], heads, -1).transpose(0, 1)
+        return projected.view(projected.shape[1], self.num_attention_heads, -1).transpose(0, 1)
 
-    def _made(self, relative: Tensor) -> Distances:
-        module = self._module
-        relative = module.pos_dropout(relative[: 2 * module.pos_ebd_size]).unsqueeze(0)
-        by_query, by_key = (module.key_proj, module.query_proj)
-        if not module.share_att_key:
-            by_query, by_key = (module.pos_key_proj, module.pos_query_proj)
-        pairs = zip((by_query, by_key), Distances.rows(self._longest), strict=True)
+    def _made(self, relative: Tensor, longest: int) -> Distances:
+        relative = self.pos_dropout(relative[: 2 * self.pos_ebd_size]).unsqueeze(0)
+        by_query, by_key = (self.key_proj, self.query_proj)
+        if not self.share_att_key:
+            by_query, by_key = (self.pos_key_proj, self.pos_query_proj)
+        pairs = zip((by_query, by_key), Distances.rows(longest), strict=True)
         return Distances(*(self._by_head(one(relative))[:, self._place(rows)] for one, rows in pairs))
 
     def _place(self, distances: Tensor) -> Tensor:
         """Which of the embeddings stands for each."""
-        module = self._module
-        if module.position_buckets > 0:
+        if self.position_buckets > 0:
             distances = deberta.make_log_bucket_position(
-                distances, module.position_buckets, module.max_relative_positions
+                distances, self.position_buckets, self.max_relative_positions
             ).long()
-        size: int = module.pos_ebd_size
+        size: int = self.pos_ebd_size
         return (distances + size).clamp(0, 2 * size - 1)
 
 
@@ -179,17 +170,19 @@ def pack_distances(model: Any) -> bool:
     Returns:
         Whether there was any that could.
     """
-    found = [own for module in model.modules() if isinstance(own := vars(module).get("forward"), Disentangled)]
-    for own in found:
-        own.freeze(model.encoder.get_rel_embedding())
+    found = [module for module in model.modules() if isinstance(module, PackedSelfAttention)]
+    if found:
+        relative = model.encoder.get_rel_embedding()
+        for module in found:
+            module.freeze(relative)
     return bool(found)
 
 
 def unpack_distances(model: nn.Module) -> None:
     """Takes back what `pack_distances` did."""
     for module in model.modules():
-        if isinstance(own := vars(module).get("forward"), Disentangled):
-            own.thaw()
+        if isinstance(module, PackedSelfAttention):
+            module.distances = None
 
 
 def _attention(base: Any) -> list[Any]:

@@ -6,17 +6,18 @@ and gathers what it needs of the products pair by pair. Here they are made once 
 that the products of neighbours are shifted by one, which is a view and no work. Knows tensors and spans, not models.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from reward_model.kernels import SCORES, Rule, States
-from reward_model.spans import Layout, Span
+from reward_model.spans import Layout, Range, Span
 
-#: Tokens of a kernel's tile, of which three reach over either end of a sequence.
+#: Tokens of a kernel's tile.
 _TILE = 16
 
 
@@ -34,20 +35,32 @@ class Distances:
 
     @staticmethod
     def rows(longest: int) -> tuple[Tensor, Tensor]:
-        """The distances that the rows of both are for, each [2 N]: all that sequences of up to so many tokens have."""
+        """The distances that the rows of both are for, each [2 N]: all that sequences of up to so many tokens have.
+
+        There are more: three tiles of a kernel reach over either end of a sequence.
+        """
         half = (-(-longest // _TILE) + 3) * _TILE
         rows = torch.arange(2 * half)
         return half - 1 - rows, rows - half + 1
 
-    def of_queries(self, span: Span) -> Tensor:
-        """For a span's last query and first key, ..., its first query and last key, and one more; transposed."""
-        first = self.by_query.shape[1] // 2 - span.position
-        return self.by_query[:, first - span.queries : first + span.num_keys].transpose(1, 2)
+    @property
+    def longest(self) -> int:
+        """Tokens of a sequence that they are enough for."""
+        return self.by_key.shape[1] // 2 - 3 * _TILE
 
-    def of_keys(self, span: Span) -> Tensor:
-        """For a span's first query and last key, ..., its last query and first key, and one more; transposed."""
-        first = self.by_key.shape[1] // 2 + span.position
-        return self.by_key[:, first - span.num_keys : first + span.queries].transpose(1, 2)
+    def of(self, span: Span) -> tuple[Tensor, Tensor]:
+        """What a span's queries are multiplied by, and what its keys are, transposed, of distances in their order.
+
+        Returns:
+            [heads, head_size, queries + keys] each: for the last query and the first key, ..., the first query and the
+            last key, and one more; and for the first query and the last key, ..., the last query and the first key, and
+            one more.
+        """
+        half = self.by_key.shape[1] // 2
+        first, last = half - span.position - span.queries, half + span.position - span.num_keys
+        size = span.queries + span.num_keys
+        by_query, by_key = self.by_query[:, first : first + size], self.by_key[:, last : last + size]
+        return by_query.transpose(1, 2), by_key.transpose(1, 2)
 
 
 def disentangled_attention(query: Tensor, states: States, layout: Layout, rule: Rule, distances: Distances) -> Tensor:
@@ -63,23 +76,39 @@ def disentangled_attention(query: Tensor, states: States, layout: Layout, rule: 
     Returns:
         [T, heads, head_size of the values].
     """
-    pieces = [torch.cat([*_by_heads(query, states, span, rule, distances)]).transpose(0, 1) for span in layout.spans]
-    if behind := query.shape[1] - layout.spans[-1].stop:
-        pieces.append(query.new_zeros(behind, *pieces[-1].shape[1:]))
-    return torch.cat(pieces)
+    longest = max(span.num_keys for span in layout.spans)
+    assert longest <= distances.longest, f"{longest} tokens are more than distances were made for"
+    queries = torch.split(query, [*(span.queries for span in layout.spans), query.shape[1] - layout.spans[-1].stop], 1)
+    keys, values = (_cut(one, layout.spans) for one in (states.key, states.value))
+    own: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+    pieces = []
+    for span, q in zip(layout.spans, queries, strict=False):
+        shape = (span.position, span.queries, span.num_keys)
+        if shape not in own:
+            own[shape] = distances.of(span)
+        heads = _by_heads(q, keys[span.keys], values[span.keys], own[shape], rule)
+        pieces.append(torch.cat([*heads]).transpose(0, 1))
+    behind = queries[-1].shape[1]
+    return torch.cat([*pieces, query.new_zeros(behind, *pieces[0].shape[1:])])
 
 
-def _by_heads(query: Tensor, states: States, span: Span, rule: Rule, distances: Distances) -> Iterator[Tensor]:
+def _cut(states: Tensor, spans: Sequence[Span]) -> dict[tuple[Range, ...], Tensor]:
+    """Each span's keys, or values; cut at once, because the gradient of each cut alone is as large as the whole."""
+    bounds = sorted({0, states.shape[1], *(row for span in spans for row in span.keys[0])})
+    pieces = torch.split(states, [stop - start for start, stop in pairwise(bounds)], 1)
+    return {(run,): piece for run, piece in zip(pairwise(bounds), pieces, strict=True)}
+
+
+def _by_heads(q: Tensor, k: Tensor, v: Tensor, distances: tuple[Tensor, Tensor], rule: Rule) -> Iterator[Tensor]:
     """[some heads, queries, head_size of the values] each, so few that their products stay in a core's cache."""
-    (keys,) = span.keys
-    q, (k, v) = query[:, span.start : span.stop], (one[:, slice(*keys)] for one in (states.key, states.value))
-    of_queries, of_keys = distances.of_queries(span), distances.of_keys(span)
-    step = max(1, SCORES // (span.num_keys * (span.queries + span.num_keys)))
+    of_queries, of_keys = distances
+    num_queries, num_keys = q.shape[1], k.shape[1]
+    step = max(1, SCORES // (num_keys * (num_queries + num_keys)))
     for first in range(0, len(q), step):
         some = slice(first, first + step)
-        own = shifted(torch.bmm(q[some], of_queries[some]), span.num_keys)
+        own = shifted(torch.bmm(q[some], of_queries[some]), num_keys)
         logits = torch.baddbmm(own, q[some], k[some].transpose(1, 2), beta=rule.scale, alpha=rule.scale)
-        logits.add_(shifted(torch.bmm(k[some], of_keys[some]), span.queries).transpose(1, 2), alpha=rule.scale)
+        logits.add_(shifted(torch.bmm(k[some], of_keys[some]), num_queries).transpose(1, 2), alpha=rule.scale)
         weights = torch.softmax(logits, dim=-1, dtype=torch.float32)
         if rule.dropout:
             weights = F.dropout(weights, rule.dropout)

@@ -104,7 +104,9 @@ def by_native(
         assert heads == key_heads == len(distances.by_query)
         assert not rule.causal
         assert rule.window is None
-        assert max(span.num_keys for span in layout.spans) + 48 <= half
+        longest = max(span.num_keys for span in layout.spans)
+        assert longest + 48 <= half, f"{longest} tokens are more than distances were made for"
+        assert all(span.position + span.queries <= span.num_keys for span in layout.spans)
         extra = (distances.by_query.data_ptr(), distances.by_key.data_ptr(), half)
     out = query.new_empty(tokens, heads, value_size)
     out[end:] = 0

@@ -27,9 +27,9 @@ typedef struct {
     int32_t causal, window; /* window 0: none */
     int32_t amx, threads;
     float scale;
-    /* Of disentangled attention, else NULL: for each head tiles of as many rows, one for each distance of a query from a
-     * key: what the query is multiplied by, row half - 1 - distance, and what the key is, row half - 1 + distance. There
-     * is one key head for each head, and everybody sees all keys. */
+    /* Of disentangled attention, else NULL: for each head tiles of 2 * half rows, one for each distance of a query from
+     * a key: what the query is multiplied by, row half - 1 - distance, and what the key is, row half - 1 + distance.
+     * There is one key head for each head, and everybody sees all keys. */
     const bf16 *by_query, *by_key;
     int64_t half;
 } Attention;

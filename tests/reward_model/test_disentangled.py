@@ -1,6 +1,8 @@
 """DeBERTa over a packed row says what transformers says of each sequence alone, near and far, trained and frozen."""
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from architectures import tiny_network
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from reward_model.deberta import Disentangled, DisentangledBackbone, unpack_distances
+from reward_model.deberta import DisentangledBackbone, PackedSelfAttention, unpack_distances
 from reward_model.disentangled import Distances, shifted
 from reward_model.model import RewardModel
 from reward_model.packing import pack
@@ -79,13 +81,11 @@ def test_what_our_attention_does_not_know_is_padded(variant: str) -> None:
     torch.testing.assert_close(served(model), expected, rtol=0, atol=2e-5)
 
 
-def test_dropout_is_that_of_the_model() -> None:
-    """Weights and what stands for distances are dropped in training, and nothing else is."""
+def test_weights_are_dropped_as_the_model_drops_them() -> None:
     dropping = {"attention_probs_dropout_prob": 0.5, "hidden_dropout_prob": 0.0}
     model = RewardModel(network(**dropping), choose_precision("cpu", "float32")).train()
     torch.manual_seed(0)
     draws = torch.stack([model(pack(SEQUENCES)).detach()[:, 0] for _ in range(400)])
-    model.model.train()
     torch.manual_seed(1)
     ids = torch.tensor([SEQUENCES[0]])
     theirs = torch.stack([model.model(input_ids=ids).logits[0, 0].detach() for _ in range(400)])
@@ -93,6 +93,19 @@ def test_dropout_is_that_of_the_model() -> None:
     assert spread > 0.01
     assert abs(float(draws[:, 0].mean() - theirs.mean())) < 0.3 * spread
     assert 0.8 < float(draws[:, 0].std()) / spread < 1.25
+
+
+def test_what_stands_for_distances_is_dropped_in_training_only() -> None:
+    model = RewardModel(network(hidden_dropout_prob=0.5), choose_precision("cpu", "float32")).train()
+    attention = attention_of(model.model)[0]
+    # A projection that does nothing, of embeddings that are one: what is dropped is zero, all else is doubled.
+    for project in (attention.key_proj, attention.query_proj):
+        project.weight.data.copy_(torch.eye(32))
+        project.bias.data.zero_()
+    relative = torch.ones(2 * attention.pos_ebd_size, 32)
+    dropped = attention._made(relative, 5).by_query
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert attention.eval()._made(relative, 5).by_query.unique().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -106,19 +119,19 @@ def test_a_trace_gives_the_states_of_the_modules_to_the_last_bit(dtype: str) -> 
 
 def test_distances_are_made_once_where_weights_do_not_change() -> None:
     model = RewardModel(network(), choose_precision("cpu", "float32")).freeze()
-    made = attention_of(model.model)[0]._distances
+    made = attention_of(model.model)[0].distances
     assert made is not None
     served(model)
-    assert attention_of(model.model)[0]._distances is made
+    assert attention_of(model.model)[0].distances is made
     expected = served(model)
     model.backbone.traced = None
     unpack_distances(model.model)
-    assert attention_of(model.model)[0]._distances is None
+    assert attention_of(model.model)[0].distances is None
     torch.testing.assert_close(served(model), expected, rtol=0, atol=2e-5)
 
 
-def attention_of(plain: nn.Module) -> list[Disentangled]:
-    return [one for module in plain.modules() if isinstance(one := vars(module).get("forward"), Disentangled)]
+def attention_of(plain: nn.Module) -> list[PackedSelfAttention]:
+    return [module for module in plain.modules() if isinstance(module, PackedSelfAttention)]
 
 
 def test_the_model_itself_still_runs_as_transformers_runs_it() -> None:
@@ -127,6 +140,25 @@ def test_the_model_itself_still_runs_as_transformers_runs_it() -> None:
     RewardModel(plain, choose_precision("cpu", "float32"))
     assert attention_of(plain)
     torch.testing.assert_close(alone(plain), expected, rtol=0, atol=1e-6)
+
+
+def test_a_model_that_nobody_needs_any_more_is_freed_at_once() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        model = RewardModel(network(), choose_precision("cpu", "float32"))
+        attention = weakref.ref(attention_of(model.model)[0])
+        del model
+        assert attention() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sequence_longer_than_distances_reach_is_no_score(dtype: str) -> None:
+    model = RewardModel(network(max_position_embeddings=32), choose_precision("cpu", dtype)).freeze()
+    with pytest.raises(AssertionError, match="33 tokens are more than distances were made for"):
+        model.score([Rendered(None, SEQUENCES[-1])])
 
 
 def test_a_copy_has_attention_of_its_own() -> None:
@@ -149,7 +181,8 @@ def test_shifted_products_are_those_of_each_pairs_distance(queries: int, keys: i
     span = Span(0, queries, ((0, keys),), position)
     query, key = torch.randn(1, queries, 4), torch.randn(1, keys, 4)
     apart = (position + torch.arange(queries))[:, None] - torch.arange(keys)
-    own = shifted(query @ distances.of_queries(span), keys)
+    of_queries, of_keys = distances.of(span)
+    own = shifted(query @ of_queries, keys)
     torch.testing.assert_close(own[0], torch.einsum("id,ijd->ij", query[0], of[apart + keys]))
-    theirs = shifted(key @ distances.of_keys(span), queries)
+    theirs = shifted(key @ of_keys, queries)
     torch.testing.assert_close(theirs[0].T, torch.einsum("jd,ijd->ij", key[0], of[apart + keys]))

@@ -1,6 +1,6 @@
 /* AMX's tiles and their instructions written out in C, for CPUs that lack them: included before the kernels, whose
  * instructions become calls (Intel, "Intel Architecture Instruction Set Extensions Programming Reference", 319433,
- * chapter 3). Tiles have no size, and lose their values, until they are configured and once they are released.
+ * chapter 3). Tiles have no size until they are configured and once they are released; that ends the process.
  */
 
 #pragma once
@@ -24,10 +24,7 @@ static void written_out_loadconfig(const void *config) {
     }
 }
 
-static void written_out_release(void) {
-    memset(written_out, 0, sizeof written_out);
-    for (int tile = 0; tile < 8; tile++) memset(written_out[tile].row, 0xff, sizeof written_out[tile].row);
-}
+static void written_out_release(void) { memset(written_out, 0, sizeof written_out); }
 
 static void written_out_zero(int tile) {
     if (!written_out[tile].rows) abort();
@@ -58,7 +55,7 @@ static float written_out_value(int tile, int row, int place) {
 
 /* sums[i][j] += left[i][2k] * right[k][2j] + left[i][2k + 1] * right[k][2j + 1] */
 static void written_out_multiply(int sums, int left, int right) {
-    if (written_out[right].rows * 4 != written_out[left].row_bytes) abort();
+    if (!written_out[sums].rows || written_out[right].rows * 4 != written_out[left].row_bytes) abort();
     for (int i = 0; i < written_out[sums].rows; i++)
         for (int j = 0; j < written_out[sums].row_bytes / 4; j++) {
             float sum;
