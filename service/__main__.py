@@ -7,6 +7,11 @@ import logging
 import os
 import sys
 
+# torch's OpenMP reads it when it is loaded, which is below. Its threads wait for each other by turning in circles for
+# milliseconds; where something else runs on their cores, that is who they keep from working. See docs/service.md.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 from transformers.utils import logging as transformers_logging
 
 from reward_model import checkpoint

@@ -38,7 +38,8 @@ def check_headers(headers: Headers, limit: int) -> None:
     if "content-encoding" in headers:
         msg = "Content-Encoding is not supported: send the body as it is"
         raise UnsupportedMediaType(msg)
-    media_type, _, parameters = headers.get("content-type", "").partition(";")
+    # Sent twice it is a list, which is no media type: whoever is in between may have read the other one.
+    media_type, _, parameters = ",".join(headers.getlist("content-type")).partition(";")
     charset = parameters.replace(" ", "").replace('"', "").lower()
     if media_type.strip().lower() != "application/json" or charset not in {"", "charset=utf-8"}:
         msg = "the body must be sent as Content-Type: application/json, in UTF-8"

@@ -416,6 +416,14 @@ async def test_a_deadline_that_is_sent_twice_is_refused_rather_than_guessed() ->
     check_problem(response, 422, "invalid-request")
 
 
+async def test_a_media_type_that_is_sent_twice_is_refused_rather_than_guessed() -> None:
+    for other in ("text/plain", "application/json"):
+        headers = [("Content-Type", "application/json"), ("Content-Type", other)]
+        async with serving() as (client, _):
+            response = await client.post("/score", content=json.dumps({"inputs": [SAMPLE]}), headers=headers)
+        check_problem(response, 415, "unsupported-media-type")
+
+
 async def test_what_could_not_be_scored_anyway_is_refused_before_it_is_looked_at_and_rendering_goes_on() -> None:
     not_json: dict[str, Any] = {"content": "{", "headers": {"Content-Type": "application/json"}}
     async with full({"inputs": [{"token_ids": [1] * 10}]}) as client:

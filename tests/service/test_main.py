@@ -25,6 +25,20 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*flags), cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize(
+    ("environment", "count"), [({}, "3000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_threads_that_wait_for_each_other_leave_their_cores_to_others_soon(
+    environment: dict[str, str], count: str
+) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    shown = clean | {"OMP_DISPLAY_ENV": "verbose"} | environment
+    told = subprocess.run(command("--help"), cwd=ROOT, env=shown, capture_output=True, text=True, check=True).stderr
+    if "GOMP_SPINCOUNT" not in told:
+        pytest.skip("torch's OpenMP is not GNU's here")
+    assert f"GOMP_SPINCOUNT = '{count}'" in told
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
