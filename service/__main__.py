@@ -7,11 +7,11 @@ import logging
 import os
 import sys
 
-# torch's OpenMP reads it when it is loaded, which is below. Its threads wait for each other by turning in circles for
-# milliseconds; where something else runs on their cores, that is who they keep from working. See docs/service.md.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+from service.settings import USAGE_ERROR, Settings, spin_briefly
 
+spin_briefly()  # before torch is loaded
+
+# isort: split
 from transformers.utils import logging as transformers_logging
 
 from reward_model import checkpoint
@@ -19,7 +19,6 @@ from service import logs
 from service.app import create_app
 from service.scorer import ModelScorer, Scorer
 from service.server import FAILED, Server, settled
-from service.settings import USAGE_ERROR, Settings
 
 
 def main(argv: list[str]) -> int:

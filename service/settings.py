@@ -22,6 +22,17 @@ USAGE_ERROR = 2
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
+def spin_briefly() -> None:
+    """Has threads that wait for each other leave their cores to others after some 50 microseconds.
+
+    By its default torch's OpenMP turns in circles for milliseconds, and so keeps whoever everybody waits for from a
+    core, where there is something else to run. It reads this when it is loaded; OMP_WAIT_POLICY and GOMP_SPINCOUNT
+    (libgomp's manual, section 4) of the environment win. Figures are in docs/service.md.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
 class Settings(BaseSettings):
     """The service's settings; the field descriptions are the reference."""
 
