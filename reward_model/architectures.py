@@ -72,6 +72,8 @@ def _ways(model: PreTrainedModel, *, packed: bool) -> Iterator[tuple[str, _Make]
         return
     if packed:
         yield "packed", partial(_packed, model)
+    if model._supports_sdpa:  # noqa: SLF001 - it has no public name
+        yield "padded with SDPA", lambda problems: _padded(model, problems, attention="sdpa")
     yield "padded", lambda problems: _padded(model, problems)
     yield "in equal lengths", lambda problems: _padded(model, problems, similar=1.0)
 
@@ -83,8 +85,10 @@ def _packed(model: PreTrainedModel, _: str) -> Backbone:
     return PackedBackbone(model)
 
 
-def _padded(model: PreTrainedModel, reason: str, *, similar: float = PaddedBackbone.similar) -> Backbone:
-    model.set_attn_implementation("eager")
+def _padded(
+    model: PreTrainedModel, reason: str, *, similar: float = PaddedBackbone.similar, attention: str = "eager"
+) -> Backbone:
+    model.set_attn_implementation(attention)
     # What has to be computed in equal lengths keeps something between its runs, as longrope its frequencies.
     return PaddedBackbone(model, reason=reason, similar=similar, concurrent=similar < 1)
 

@@ -67,10 +67,9 @@ class PaddedBackbone:
 
     def _padded(self, ids: list[Tensor], segments: list[Tensor]) -> Tensor:
         pad_token_id = self.model.config.get_text_config().pad_token_id or 0
-        inputs = {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
-            "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
-        }
+        inputs = {"input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id)}
+        if len(ids[0]) != len(ids[-1]):  # the longest is the first
+            inputs["attention_mask"] = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
         if takes_segments(self.model):
             inputs["token_type_ids"] = pad_sequence(segments, batch_first=True)
         hidden: Tensor = without_pooler(self.model)(**inputs).last_hidden_state

@@ -93,6 +93,17 @@ _TINY: dict[str, Any] = {
 }
 _LATENT = {"num_key_value_heads": 4, "head_dim": None}
 _VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+#: As its third version, but for buckets of distances so few that those of the tests are in several.
+DEBERTA_V3 = {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "pooler_hidden_size": 32,
+}
 #: Positions start behind the padding id.
 _FAIRSEQ = {"pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 258}
 _OWN: dict[str, dict[str, Any]] = {
@@ -114,17 +125,7 @@ _OWN: dict[str, dict[str, Any]] = {
         "head_dim": 8,
     },
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
-    # As every published model has it, but for buckets of distances so few that those of the tests are in several.
-    "deberta-v2": {
-        "relative_attention": True,
-        "position_buckets": 8,
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "pos_att_type": ["p2c", "c2p"],
-        "position_biased_input": False,
-        "type_vocab_size": 0,
-        "pooler_hidden_size": 32,
-    },
+    "deberta-v2": DEBERTA_V3,
     "deepseek_v2": _LATENT,
     "deepseek_v3": _LATENT,
     "exaone4": {"sliding_window_pattern": 2},

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from architectures import DEBERTA_V3
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
@@ -37,18 +38,7 @@ _SHAPE = {
     "max_position_embeddings": 256,
 }
 _NAMES = {
-    # As its third version; all tokens further apart than 32 are in a few buckets.
-    "deberta-v2": {
-        **_SHAPE,
-        "relative_attention": True,
-        "position_buckets": 64,
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "pos_att_type": ["p2c", "c2p"],
-        "position_biased_input": False,
-        "type_vocab_size": 0,
-        "pooler_hidden_size": 32,
-    },
+    "deberta-v2": {**_SHAPE, **DEBERTA_V3},
     "distilbert": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 256},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
     "llama": {**_SHAPE, "num_key_value_heads": 2},
