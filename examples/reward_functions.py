@@ -10,7 +10,8 @@ PYTHONPATH.
   texts, so the policy must have the reward model's chat template.
 
 Prompts that are too long lose their oldest part, as in training, but for whole texts. What the service refuses or
-cannot answer in time is raised, and ends the step rather than reward it with something else.
+cannot answer in time is raised; what a loop makes of that is its own. verl's and OpenRLHF's forms follow their code of
+August 2026; none of the three has been run with these.
 """
 
 import asyncio

@@ -23,7 +23,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 
 
 def spin_briefly() -> None:
-    """Has threads that wait for each other leave their cores to others after some 50 microseconds.
+    """Has threads that wait for each other leave their cores to others sooner than by default.
 
     By its default torch's OpenMP turns in circles for milliseconds, and so keeps whoever everybody waits for from a
     core, where there is something else to run. It reads this when it is loaded; OMP_WAIT_POLICY and GOMP_SPINCOUNT
